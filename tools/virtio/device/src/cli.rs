@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::features::Offer;
+use crate::kind::Kind;
+use crate::ring::MAX_QUEUE_SIZE;
+use crate::settings::{DataKind, RingKind, Settings, MAX_DELAY_MS};
+
+const EXAMPLES: &str = r#"Examples:
+  An entropy device that offers SUSPEND as VIRTIO 1.4 has it, for one guest:
+
+    virtio-test-device --socket /tmp/rng.sock --once --events rng.jsonl
+
+  The guest, on stock QEMU 10.1 or later (its memory has to be shared):
+
+    qemu-system-x86_64 -m 512M \
+      -object memory-backend-memfd,id=mem,share=on,size=512M \
+      -machine q35,memory-backend=mem \
+      -device '{"driver":"vfio-user-pci","socket":{"path":"/tmp/rng.sock","type":"unix"}}' ...
+
+  What the driver did wrong, and how often:
+
+    grep '"event":"violation"' rng.jsonl; tail -n 1 rng.jsonl
+
+  A device as of the 2023 draft, with packed rings, that takes 200 ms to suspend:
+
+    virtio-test-device --socket /tmp/rng.sock --offer 42 --ring packed --delay-suspend 200
+
+  A device that refuses to suspend:
+
+    virtio-test-device --socket /tmp/rng.sock --refuse-suspend
+
+The guest can change all of this while it runs, and ask for counts and violations, through a
+mailbox in BAR 2. RUST_LOG=debug shows every access that was not as it should be; violations of
+the driver's rules are always logged as errors. SIGTERM ends the device cleanly."#;
+
+/// A whole VIRTIO 1.4 PCI device over vfio-user that judges how its driver uses SUSPEND.
+#[derive(Debug, Parser)]
+#[command(name = "virtio-test-device", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Unix socket to listen on; a stale one is replaced
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// Device type
+    #[arg(long = "type", value_enum, default_value_t)]
+    pub kind: Kind,
+
+    /// SUSPEND feature bits to offer
+    #[arg(long, value_enum, default_value_t)]
+    pub offer: Offer,
+
+    /// Virtqueue layout to offer
+    #[arg(long, value_enum, default_value_t)]
+    pub ring: RingKind,
+
+    /// Don't offer INDIRECT_DESC
+    #[arg(long)]
+    pub no_indirect: bool,
+
+    /// Don't offer EVENT_IDX
+    #[arg(long)]
+    pub no_event_idx: bool,
+
+    /// Largest queue size, a power of two
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = queue_size)]
+    pub queue_size: u16,
+
+    /// Time from the SUSPEND write to the suspended condition; 0: before the first re-read
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = delay())]
+    pub delay_suspend: u64,
+
+    /// Time from the resume write to the resumed condition
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = delay())]
+    pub delay_resume: u64,
+
+    /// Refuse to suspend: by DEVICE_NEEDS_RESET (1.4) or by no answer (draft)
+    #[arg(long)]
+    pub refuse_suspend: bool,
+
+    /// Contents of entropy buffers
+    ///
+    /// `counter` is one stream of little-endian u32, 0, 1, 2, ..., across all buffers since the
+    /// last device reset: a reader can prove that no byte was lost or repeated.
+    #[arg(long, value_enum, default_value_t)]
+    pub data: DataKind,
+
+    /// Put at most this many bytes into a buffer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_bytes: Option<u32>,
+
+    /// Append events to this file as JSON lines; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+
+    /// Exit after the first client has disconnected
+    #[arg(long)]
+    pub once: bool,
+}
+
+fn delay() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=MAX_DELAY_MS)
+}
+
+fn queue_size(text: &str) -> Result<u16, String> {
+    text.parse::<u16>()
+        .ok()
+        .filter(|size| size.is_power_of_two() && *size <= MAX_QUEUE_SIZE)
+        .ok_or_else(|| format!("use a power of two from 1 to {MAX_QUEUE_SIZE}"))
+}
+
+impl Args {
+    /// The settings these options ask for.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            offer: self.offer,
+            ring: self.ring,
+            indirect: !self.no_indirect,
+            event_idx: !self.no_event_idx,
+            delay_suspend_ms: self.delay_suspend,
+            delay_resume_ms: self.delay_resume,
+            refuse_suspend: self.refuse_suspend,
+            data: self.data,
+            hold: false,
+            max_bytes: self.max_bytes,
+            rescan_on_resume: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(options: &[&str]) -> Result<Args, clap::Error> {
+        let command = ["virtio-test-device", "--socket", "s"];
+        Args::try_parse_from(command.iter().chain(options))
+    }
+
+    #[test]
+    fn options_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let settings = parse(&[]).unwrap().settings();
+        assert_eq!(
+            settings,
+            Settings {
+                indirect: true,
+                event_idx: true,
+                ..Settings::default()
+            }
+        );
+    }
+
+    #[test]
+    fn bad_values() {
+        for options in [
+            ["--offer", "44"],
+            ["--queue-size", "3"],
+            ["--queue-size", "0"],
+            ["--queue-size", "65536"],
+            ["--max-bytes", "0"],
+            ["--delay-suspend", "-1"],
+            ["--delay-resume", "3600001"],
+            ["--type", "toaster"],
+        ] {
+            assert!(parse(&options).is_err(), "{options:?}");
+        }
+    }
+}

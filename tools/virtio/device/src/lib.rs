@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VIRTIO 1.4 PCI device, served over vfio-user, that judges its driver.
+//!
+//! Stock QEMU (10.1 or later) attaches to it with `-device vfio-user-pci`; stock Linux drives it
+//! with `virtio_pci` and the driver of the device type. It is the second opinion of this project
+//! on VIRTIO's SUSPEND: its constants come from the crate [`virtio`] (`virtio-spec`), not from
+//! the kernel's headers, it keeps the device's rules V1 to V5 and records every access of the
+//! driver that breaks one of the driver's rules D1 to D8 and D11
+//! (`Documentation/virtio/conformance.rst` lists both).
+//!
+//! One module, one concern:
+//!
+//! | module | |
+//! |---|---|
+//! | [`cli`], [`server`] | options; socket, vfio-user protocol, worker thread |
+//! | [`pci`], [`irq`], [`memory`] | configuration space and capabilities; MSI-X and INTx; DMA |
+//! | [`common`] | layout of the BARs and of the common configuration structure |
+//! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
+//! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
+//! | [`kind`], [`rng`] | what a device type implements; the entropy device |
+//! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
+//! | [`settings`], [`mailbox`] | what can be changed at run time; how the guest does it |
+//! | [`device`] | all of the above put together |
+//!
+//! The guest's memory and everything the driver writes are treated as hostile: bounded, checked,
+//! and answered by DEVICE_NEEDS_RESET, never by a panic.
+
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod common;
+pub mod counters;
+pub mod device;
+pub mod events;
+pub mod features;
+pub mod irq;
+pub mod judge;
+pub mod kind;
+pub mod mailbox;
+pub mod memory;
+pub mod pci;
+pub mod queue;
+pub mod ring;
+pub mod rng;
+pub mod server;
+pub mod settings;
+pub mod status;

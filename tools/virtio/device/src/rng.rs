@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The entropy device (VIRTIO 1.4, "Entropy Device"): one queue of device-writable buffers, no
+//! configuration, no features.
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::kind::{DeviceType, ProcessError};
+use crate::memory::Memory;
+use crate::ring::Buffer;
+use crate::settings::{DataKind, Settings};
+
+/// Most bytes put into one buffer, however large it is: a driver that wants more comes again.
+pub const MAX_FILL: u32 = 64 * 1024;
+
+/// The entropy device.
+#[derive(Debug, Default)]
+pub struct Rng {
+    /// How many bytes of the counter stream were given out.
+    position: u64,
+}
+
+impl Rng {
+    /// The next bytes of the stream 0, 1, 2, ... of little-endian u32.
+    fn count(&mut self, data: &mut [u8]) {
+        for byte in data {
+            let word = ((self.position / 4) as u32).to_le_bytes();
+            *byte = word[(self.position % 4) as usize];
+            self.position += 1;
+        }
+    }
+}
+
+impl DeviceType for Rng {
+    fn id(&self) -> virtio::Id {
+        virtio::Id::Rng
+    }
+
+    fn class(&self) -> u16 {
+        // Unclassified device.
+        0x00ff
+    }
+
+    fn queues(&self) -> u16 {
+        1
+    }
+
+    fn process(
+        &mut self,
+        _queue: u16,
+        buffer: &Buffer,
+        mem: &Memory,
+        settings: &Settings,
+    ) -> Result<u32, ProcessError> {
+        let cap = settings.max_bytes.unwrap_or(MAX_FILL).min(MAX_FILL);
+        let total = buffer.writable_len().min(cap.into()) as u32;
+        let mut data = vec![0; total as usize];
+        match settings.data {
+            DataKind::Random => getrandom::fill(&mut data).map_err(ProcessError::Entropy)?,
+            DataKind::Counter => self.count(&mut data),
+        }
+        let mut rest = &data[..];
+        for segment in &buffer.writable {
+            let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
+            mem.write_slice(now, GuestAddress(segment.addr))?;
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    fn reset(&mut self) {
+        self.position = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Segment;
+
+    fn memory() -> Memory {
+        Memory::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap()
+    }
+
+    fn buffer(segments: &[(u64, u32)]) -> Buffer {
+        Buffer {
+            id: 0,
+            descriptors: 1,
+            readable: vec![],
+            writable: segments
+                .iter()
+                .map(|&(addr, len)| Segment { addr, len })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_counter_stream_goes_on_across_segments_and_buffers() {
+        let mem = memory();
+        let mut rng = Rng::default();
+        let settings = Settings {
+            data: DataKind::Counter,
+            ..Settings::default()
+        };
+        let len = rng
+            .process(
+                0,
+                &buffer(&[(0x100, 3), (0x200, 0), (0x300, 3)]),
+                &mem,
+                &settings,
+            )
+            .unwrap();
+        assert_eq!(len, 6);
+        rng.process(0, &buffer(&[(0x400, 4)]), &mem, &settings)
+            .unwrap();
+        let mut bytes = [0; 10];
+        mem.read_slice(&mut bytes[..3], GuestAddress(0x100))
+            .unwrap();
+        mem.read_slice(&mut bytes[3..6], GuestAddress(0x300))
+            .unwrap();
+        mem.read_slice(&mut bytes[6..], GuestAddress(0x400))
+            .unwrap();
+        assert_eq!(bytes, [0, 0, 0, 0, 1, 0, 0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn bounded_and_checked() {
+        let mem = memory();
+        let mut rng = Rng::default();
+        let mut settings = Settings::default();
+        let huge = buffer(&[(0, u32::MAX)]);
+        assert_eq!(rng.process(0, &huge, &mem, &settings).unwrap(), MAX_FILL);
+        settings.max_bytes = Some(5);
+        assert_eq!(rng.process(0, &huge, &mem, &settings).unwrap(), 5);
+        let bad = buffer(&[(u64::MAX - 1, 16)]);
+        assert!(rng.process(0, &bad, &mem, &settings).is_err());
+        assert_eq!(rng.process(0, &buffer(&[]), &mem, &settings).unwrap(), 0);
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be set by an option and changed through the mailbox.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
+
+use crate::features::Offer;
+
+/// The longest delay that can be asked for: an hour.
+pub const MAX_DELAY_MS: u64 = 3_600_000;
+
+/// The ring layout that is offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RingKind {
+    /// Split virtqueues only.
+    #[default]
+    Split,
+    /// RING_PACKED is offered; a driver that does not accept it gets split virtqueues.
+    Packed,
+}
+
+/// What an entropy device answers with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DataKind {
+    /// Random bytes of the host.
+    #[default]
+    Random,
+    /// A stream of little-endian u32: 0, 1, 2, ..., from the last device reset on.
+    Counter,
+}
+
+/// The settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// SUSPEND bits offered. Takes effect at the next reset.
+    pub offer: Offer,
+    /// Ring layout offered. Takes effect at the next reset.
+    pub ring: RingKind,
+    /// INDIRECT_DESC offered. Takes effect at the next reset.
+    pub indirect: bool,
+    /// EVENT_IDX offered. Takes effect at the next reset.
+    pub event_idx: bool,
+    /// From the SUSPEND write to presenting the suspended condition.
+    pub delay_suspend_ms: u64,
+    /// From the resume write to presenting the resumed condition.
+    pub delay_resume_ms: u64,
+    /// Refuse to suspend: DEVICE_NEEDS_RESET in 1.4, no answer in the draft.
+    pub refuse_suspend: bool,
+    /// Contents of the buffers.
+    pub data: DataKind,
+    /// Take buffers in process without finishing them.
+    pub hold: bool,
+    /// Most bytes put into one buffer.
+    pub max_bytes: Option<u32>,
+    /// Look for available buffers after a resume without being notified.
+    pub rescan_on_resume: bool,
+}
+
+/// A partial change of the settings, as the mailbox takes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    offer: Option<Offer>,
+    ring: Option<RingKind>,
+    indirect: Option<bool>,
+    event_idx: Option<bool>,
+    delay_suspend_ms: Option<u64>,
+    delay_resume_ms: Option<u64>,
+    refuse_suspend: Option<bool>,
+    data: Option<DataKind>,
+    hold: Option<bool>,
+    #[serde(default, deserialize_with = "present")]
+    max_bytes: Option<Option<u32>>,
+    rescan_on_resume: Option<bool>,
+}
+
+/// Tells `"max_bytes": null` (no cap) from an absent key (no change).
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// A value that can't be set.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SettingsError {
+    /// A delay is too long.
+    #[error("{name} is {value}; at most {MAX_DELAY_MS} (an hour) is possible")]
+    Delay {
+        /// Which.
+        name: &'static str,
+        /// What was asked for.
+        value: u64,
+    },
+    /// A cap of no bytes.
+    #[error("max_bytes is 0; use at least 1, or null for no cap")]
+    MaxBytes,
+}
+
+impl Settings {
+    /// Whether the values are possible.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        for (name, value) in [
+            ("delay_suspend_ms", self.delay_suspend_ms),
+            ("delay_resume_ms", self.delay_resume_ms),
+        ] {
+            if value > MAX_DELAY_MS {
+                return Err(SettingsError::Delay { name, value });
+            }
+        }
+        if self.max_bytes == Some(0) {
+            return Err(SettingsError::MaxBytes);
+        }
+        Ok(())
+    }
+
+    /// These settings with `patch` applied, or an error and nothing changed.
+    pub fn patched(&self, patch: &Patch) -> Result<Self, SettingsError> {
+        let new = Self {
+            offer: patch.offer.unwrap_or(self.offer),
+            ring: patch.ring.unwrap_or(self.ring),
+            indirect: patch.indirect.unwrap_or(self.indirect),
+            event_idx: patch.event_idx.unwrap_or(self.event_idx),
+            delay_suspend_ms: patch.delay_suspend_ms.unwrap_or(self.delay_suspend_ms),
+            delay_resume_ms: patch.delay_resume_ms.unwrap_or(self.delay_resume_ms),
+            refuse_suspend: patch.refuse_suspend.unwrap_or(self.refuse_suspend),
+            data: patch.data.unwrap_or(self.data),
+            hold: patch.hold.unwrap_or(self.hold),
+            max_bytes: patch.max_bytes.unwrap_or(self.max_bytes),
+            rescan_on_resume: patch.rescan_on_resume.unwrap_or(self.rescan_on_resume),
+        };
+        new.check()?;
+        Ok(new)
+    }
+
+    /// The settings that differ from `active`, which took effect at the last reset, and wait for
+    /// the next one.
+    pub fn pending(&self, active: &Self) -> Vec<&'static str> {
+        [
+            ("offer", self.offer != active.offer),
+            ("ring", self.ring != active.ring),
+            ("indirect", self.indirect != active.indirect),
+            ("event_idx", self.event_idx != active.event_idx),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patch(text: &str) -> Result<Patch, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn partial_changes() {
+        let settings = Settings {
+            max_bytes: Some(8),
+            ..Settings::default()
+        };
+        let new = settings
+            .patched(&patch(r#"{"offer":"both","hold":true}"#).unwrap())
+            .unwrap();
+        assert_eq!((new.offer, new.hold), (Offer::Both, true));
+        assert_eq!(new.max_bytes, Some(8));
+        assert_eq!(new.pending(&settings), ["offer"]);
+
+        let new = settings
+            .patched(&patch(r#"{"max_bytes":null}"#).unwrap())
+            .unwrap();
+        assert_eq!(new.max_bytes, None);
+    }
+
+    #[test]
+    fn bad_values() {
+        for text in [
+            r#"{"offer":"44"}"#,
+            r#"{"offer":43}"#,
+            r#"{"speed":1}"#,
+            r#"{"delay_suspend_ms":-1}"#,
+            r#"{"hold":"yes"}"#,
+            r#"[]"#,
+        ] {
+            assert!(patch(text).is_err(), "{text}");
+        }
+        let settings = Settings::default();
+        for text in [
+            r#"{"delay_resume_ms":3600001}"#,
+            r#"{"hold":true,"max_bytes":0}"#,
+        ] {
+            assert!(settings.patched(&patch(text).unwrap()).is_err(), "{text}");
+        }
+    }
+}
