@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a user runs.  Kbuild reads Kbuild, beside this file; `make help` explains the targets.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+TESTS ?=
+export KERNEL KERNEL_SERIES ACCEL MIRROR
+
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR)
+lab = scripts/lab
+
+.PHONY: all
+all: modules
+
+# Modules for a kernel of this machine: the only targets that need no build root, and no root.
+
+.PHONY: modules modules_install
+modules: check-kdir
+	$(kbuild) modules
+
+modules_install: check-kdir
+	$(kbuild) modules_install
+
+.PHONY: check-kdir
+check-kdir:
+	@test -e '$(KDIR)/Makefile' || { \
+		echo 'make: no kernel to build for in $(KDIR): install the headers or set KDIR=...'; \
+		echo 'make: "make demo" needs neither: it brings a kernel of its own'; exit 1; } >&2
+	@test -e '$(KDIR)/rust/libkernel.rmeta' || { \
+		echo 'make: the kernel in $(KDIR) has no Rust metadata, which modules in Rust need:'; \
+		echo 'make: set KDIR=... to a kernel built with CONFIG_RUST=y'; \
+		echo 'make: "make demo" needs none: it brings a kernel of its own'; exit 1; } >&2
+
+# What runs in the build root, which it makes first; see scripts/lab.
+
+.PHONY: demo bench shell check rust-analyzer lab-modules
+demo bench shell check rust-analyzer:
+	@$(lab) $@
+
+lab-modules:
+	@$(lab) modules
+
+.PHONY: test
+test:
+	@$(lab) test $(if $(TESTS),--filter '$(TESTS)')
+
+.PHONY: clean
+clean:
+	@find . -path ./out -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
+		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.rmeta' -o -name '*.order' \
+		-o -name '*_generated.*' -o -name Module.symvers \) -exec rm -f {} +
+	rm -rf out rust-project.json
+
+.PHONY: help
+help:
+	@echo 'With nothing but root on a Debian machine (a build root with kernel, compilers and'
+	@echo 'QEMU is made in ~/.cache/virtio-suspend at the first run, and reused):'
+	@echo ''
+	@echo '  make demo           boot a guest, suspend a virtio device under I/O, resume it'
+	@echo '  make shell          a guest to play in'
+	@echo '  make test           all tests; TESTS=glob selects: the last line is the result'
+	@echo '  make bench          the figures, to out/bench.json'
+	@echo '  make check          formatting, lints, checkpatch'
+	@echo '  make lab-modules    only the modules, for the guest'
+	@echo '  make rust-analyzer  rust-project.json for the editor'
+	@echo ''
+	@echo 'With a kernel built with CONFIG_RUST=y and its compiler:'
+	@echo ''
+	@echo '  make                the modules, for the kernel in KDIR'
+	@echo '  make modules_install'
+	@echo ''
+	@echo 'Either way:'
+	@echo ''
+	@echo '  make clean          remove what was built here, not the build root'
+	@echo ''
+	@echo 'Variables: KDIR, KERNEL_SERIES=7.3, ACCEL=kvm, MIRROR=http://...'
+	@echo 'More:      scripts/lab --help'

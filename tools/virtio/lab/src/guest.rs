@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A guest: QEMU, its file systems, its devices, and how it ended.
+
+use crate::device::{self, Device, Spec};
+use crate::init::{Job, JOB, STATUS};
+use crate::kernel::Kernel;
+use crate::klog::{self, Complaint, Shutdown};
+use crate::process::{tail, Daemon};
+use crate::tree::Tree;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use std::fmt;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MEMORY: &str = "768M";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of the kernel log is shown when something went wrong.
+const LOG_TAIL: usize = 30;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// Emulation: works everywhere.
+    #[default]
+    Tcg,
+    /// The host's virtualization.
+    Kvm,
+}
+
+impl Accel {
+    fn args(self) -> [&'static str; 4] {
+        match self {
+            // With fewer features than `max`: a C library that finds none of the vector
+            // extensions is twice as fast under emulation.
+            Self::Tcg => ["-accel", "tcg", "-cpu", "qemu64"],
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// The caller gets each line.
+    Lines,
+    /// It is ours.
+    Interactive,
+}
+
+pub struct Config {
+    pub accel: Accel,
+    pub devices: Vec<Spec>,
+    pub deadline: Duration,
+    /// Index of our modules.
+    pub modules: Option<PathBuf>,
+    pub terminal: Terminal,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            accel: Accel::default(),
+            devices: Vec::new(),
+            deadline: Duration::from_secs(120),
+            modules: None,
+            terminal: Terminal::Lines,
+        }
+    }
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The job ended with this status.
+    Status(i32),
+    /// The job shut the guest down.
+    Shutdown(Shutdown),
+    /// It went down without a word: a panic, or QEMU itself.
+    Died,
+    /// It did not end in time.
+    Deadline(Duration),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "the job ended with status {status}"),
+            Self::Shutdown(Shutdown::PowerOff) => f.write_str("the job powered the guest off"),
+            Self::Shutdown(Shutdown::Reboot) => f.write_str("the job rebooted the guest"),
+            Self::Died => f.write_str("the guest died"),
+            Self::Deadline(after) => write!(f, "no end within {} s", after.as_secs()),
+        }
+    }
+}
+
+/// What became of a guest.
+pub struct Outcome {
+    pub ending: Ending,
+    pub complaints: Vec<Complaint>,
+    /// What each device holds against the driver.
+    pub violations: Vec<Vec<String>>,
+    console: PathBuf,
+}
+
+impl Outcome {
+    /// Nothing is held against kernel and driver.
+    pub fn is_clean(&self) -> bool {
+        self.complaints.is_empty() && self.violations.iter().all(Vec::is_empty)
+    }
+
+    /// An exit status: the job's, unless something else went wrong.
+    pub fn status(&self) -> u8 {
+        match self.ending {
+            Ending::Status(0) if !self.is_clean() => 1,
+            Ending::Status(status) => u8::try_from(status).unwrap_or(1),
+            _ => 1,
+        }
+    }
+
+    /// Says what went wrong, and where to read on.
+    pub fn report(&self) {
+        for (index, violations) in self.violations.iter().enumerate() {
+            println!("device {index}: violations: {}", violations.len());
+            for violation in violations {
+                println!("    {violation}");
+            }
+        }
+        if !matches!(self.ending, Ending::Status(_)) {
+            println!("{}; the end of the kernel log:", self.ending);
+            println!("{}", tail(&self.console, LOG_TAIL));
+        }
+        if !self.complaints.is_empty() {
+            println!("the kernel complained:");
+            for complaint in &self.complaints {
+                println!("    {}:{}", self.console.display(), complaint.line);
+                println!("    {}", complaint.text);
+            }
+        }
+        if self.status() != 0 {
+            println!("kernel log: {}", self.console.display());
+        }
+    }
+}
+
+/// Runs a job in a guest.
+pub fn run(
+    tree: &Tree,
+    kernel: &Kernel,
+    name: &str,
+    config: &Config,
+    job: &Job,
+    mut on_line: impl FnMut(&str),
+) -> Result<Outcome> {
+    let run = tree.run_dir(name)?;
+    let text = serde_json::to_string(job).context("can't encode the job")?;
+    fs::write(run.join(JOB), text).context("can't write the job")?;
+
+    let root = share("root", Path::new("/"), &["--readonly"], &run)?;
+    let shared = share("tree", tree.root(), &[], &run)?;
+    let program = device::build(tree)?;
+    let devices = config
+        .devices
+        .iter()
+        .enumerate()
+        .map(|(index, spec)| Device::start(&program, spec, &run, index))
+        .collect::<Result<Vec<_>>>()?;
+
+    let console = run.join("console");
+    let mut qemu = qemu(tree, kernel, config, &run, &console);
+    for share in [&root, &shared] {
+        qemu.args(share.qemu_args());
+    }
+    for device in &devices {
+        let socket = device.socket.display();
+        qemu.arg("-device").arg(format!(
+            r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{socket}"}}}}"#
+        ));
+    }
+    let log = run.join("qemu.log");
+    qemu.stderr(fs::File::create(&log).context("can't write the log of QEMU")?);
+    let in_time = match config.terminal {
+        Terminal::Lines => {
+            let mut child = spawn(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+            stream(&mut child, config.deadline, &mut on_line)?
+        }
+        Terminal::Interactive => {
+            spawn(&mut qemu)?.wait().context("can't wait for QEMU")?;
+            true
+        }
+    };
+
+    let text = fs::read(&console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let status = fs::read_to_string(run.join(STATUS)).ok();
+    let ending = match status.and_then(|s| s.trim().parse().ok()) {
+        Some(status) => Ending::Status(status),
+        None if !in_time => Ending::Deadline(config.deadline),
+        None => match klog::shutdown(&text) {
+            Some(shutdown) => Ending::Shutdown(shutdown),
+            None => Ending::Died,
+        },
+    };
+    if ending == Ending::Died && text.is_empty() {
+        anyhow::bail!("QEMU did not start the guest:\n{}", tail(&log, 15));
+    }
+    Ok(Outcome {
+        ending,
+        complaints: klog::complaints(&text),
+        violations: devices
+            .into_iter()
+            .map(Device::finish)
+            .collect::<Result<_>>()?,
+        console,
+    })
+}
+
+fn spawn(qemu: &mut Command) -> Result<Child> {
+    qemu.spawn().context("can't run QEMU")
+}
+
+/// Hands on what the guest prints, until it ends or its time is over.
+fn stream(qemu: &mut Child, limit: Duration, on_line: &mut impl FnMut(&str)) -> Result<bool> {
+    let stdout = qemu.stdout.take().context("QEMU has no standard output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+            let text = String::from_utf8_lossy(&line);
+            if sender
+                .send(text.trim_end_matches(['\r', '\n']).to_string())
+                .is_err()
+            {
+                break;
+            }
+            line.clear();
+        }
+    });
+    let end = Instant::now() + limit;
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(line) => on_line(&line),
+            Err(error) => {
+                if error == RecvTimeoutError::Timeout {
+                    let _ = qemu.kill();
+                }
+                qemu.wait().context("can't wait for QEMU")?;
+                return Ok(error == RecvTimeoutError::Disconnected);
+            }
+        }
+    }
+}
+
+fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Path) -> Command {
+    let mut append = format!(
+        "console=ttyS0 ignore_loglevel panic=-1 oops=panic \
+         rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={}",
+        tree.join("out/target/release/lab").display(),
+        tree.root().display(),
+        run.display(),
+    );
+    if let Some(index) = &config.modules {
+        append += &format!(" --modules={}", index.display());
+    }
+    let memory = format!("memory-backend-memfd,id=memory,size={MEMORY},share=on");
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-machine", "q35,memory-backend=memory", "-smp", "2"])
+        .args(["-m", MEMORY, "-object", &memory])
+        .args(config.accel.args())
+        .args(["-no-reboot", "-kernel"])
+        .arg(&kernel.image)
+        .args(["-append", &append])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-chardev", "stdio,id=terminal,signal=off"])
+        .args(["-serial", "chardev:terminal"]);
+    qemu
+}
+
+/// A directory shared with the guest.
+struct Share {
+    tag: &'static str,
+    socket: PathBuf,
+    _daemon: Daemon,
+}
+
+fn share(tag: &'static str, dir: &Path, options: &[&str], run: &Path) -> Result<Share> {
+    let socket = PathBuf::from(format!("/run/{tag}.sock"));
+    let _ = fs::remove_file(&socket);
+    let mut command = Command::new("/usr/libexec/virtiofsd");
+    command
+        .args(["--sandbox", "none", "--shared-dir"])
+        .arg(dir)
+        .arg("--socket-path")
+        .arg(&socket)
+        .args(options);
+    let log = run.join(format!("virtiofsd-{tag}.log"));
+    let mut daemon = Daemon::spawn("virtiofsd", &mut command, log)?;
+    daemon.wait_for(&socket, PATIENCE)?;
+    Ok(Share {
+        tag,
+        socket,
+        _daemon: daemon,
+    })
+}
+
+impl Share {
+    fn qemu_args(&self) -> [String; 4] {
+        let tag = self.tag;
+        [
+            "-chardev".into(),
+            format!("socket,id={tag},path={}", self.socket.display()),
+            "-device".into(),
+            format!("vhost-user-fs-pci,chardev={tag},tag={tag}"),
+        ]
+    }
+}

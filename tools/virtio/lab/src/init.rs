@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Process 1 of the guest.
+//!
+//! The root file system is the build root, read-only; the clone is shared at its own path,
+//! writable.  ttyS0 is the kernel's console, ttyS1 carries what the job prints.  A program of its
+//! own, because a shell that starts a dozen others takes ten seconds under emulation.
+
+use anyhow::{Context, Result};
+use rustix::fs::Mode;
+use rustix::mount::{mount, MountFlags};
+use rustix::process::{Pid, Signal};
+use rustix::system::RebootCommand;
+use serde::{Deserialize, Serialize};
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where a run's directory has the job and its status.
+pub const JOB: &str = "job.json";
+pub const STATUS: &str = "status";
+
+const TERMINAL: &str = "/dev/ttyS1";
+
+/// Said by kselftest's runner for a program that took too long.
+const STATUS_TIMEOUT: i32 = 124;
+/// The status by which a kselftest says that it was skipped.
+const STATUS_SKIP: i32 = 4;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The clone.
+    #[arg(long)]
+    tree: PathBuf,
+
+    /// Directory of this run.
+    #[arg(long)]
+    run: PathBuf,
+
+    /// Index of our modules, to lie over the kernel's own.
+    #[arg(long)]
+    modules: Option<PathBuf>,
+}
+
+/// What the guest does.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum Job {
+    /// Runs a command.
+    Command(Vec<String>),
+    /// Runs kselftests one after the other and reports on them in KTAP.
+    Selftests(Vec<Selftest>),
+    /// Starts a shell on the terminal.
+    Shell { rows: u16, columns: u16 },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Selftest {
+    pub program: PathBuf,
+    pub timeout_s: u64,
+    /// Where the kernel's kselftest module for Python is.
+    pub python_path: PathBuf,
+}
+
+/// A shell as large as our own terminal.
+pub fn shell() -> Job {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout());
+    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row, size.ws_col));
+    Job::Shell { rows, columns }
+}
+
+pub fn main(args: &Args) -> Result<u8> {
+    let status = match prepare(args).and_then(|()| run(args)) {
+        Ok(status) => status,
+        Err(error) => {
+            // On the kernel's console, which the host shows.
+            eprintln!("init: {error:#}");
+            255
+        }
+    };
+    let path = args.run.join(STATUS);
+    if let Err(error) = fs::write(&path, status.to_string()) {
+        eprintln!("init: can't write {}: {error}", path.display());
+    }
+    rustix::fs::sync();
+    rustix::system::reboot(RebootCommand::PowerOff).context("can't power off")?;
+    Ok(0)
+}
+
+fn prepare(args: &Args) -> Result<()> {
+    let directory = |path: &Path| {
+        fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))
+    };
+    let mount = |source: &str, target: &str, kind: &str, data: &CStr| {
+        mount(source, target, kind, MountFlags::empty(), data)
+            .with_context(|| format!("can't mount {kind} on {target}"))
+    };
+    mount("proc", "/proc", "proc", c"")?;
+    mount("sys", "/sys", "sysfs", c"")?;
+    mount("dev", "/dev", "devtmpfs", c"")?;
+    directory("/dev/pts".as_ref())?;
+    directory("/dev/shm".as_ref())?;
+    mount("devpts", "/dev/pts", "devpts", c"mode=620,ptmxmode=666")?;
+    mount("shm", "/dev/shm", "tmpfs", c"mode=1777")?;
+    mount("debugfs", "/sys/kernel/debug", "debugfs", c"")?;
+    mount("tracefs", "/sys/kernel/tracing", "tracefs", c"")?;
+    mount("tmp", "/tmp", "tmpfs", c"mode=1777")?;
+    mount("tmp", "/var/tmp", "tmpfs", c"mode=1777")?;
+    mount("run", "/run", "tmpfs", c"mode=755")?;
+    mount("root", "/root", "tmpfs", c"mode=700")?;
+
+    let tree = args.tree.to_str().context("the clone's path is no UTF-8")?;
+    directory(&args.tree)?;
+    mount("tree", tree, "virtiofs", c"")?;
+    if let Some(index) = &args.modules {
+        let status = command("modprobe").arg("overlay").status();
+        let status = status.context("can't run modprobe")?;
+        anyhow::ensure!(status.success(), "can't load overlay: {status}");
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy();
+        let modules = format!("/usr/lib/modules/{release}");
+        let layers = format!("lowerdir={}:{modules}\0", index.display());
+        let layers = CStr::from_bytes_with_nul(layers.as_bytes()).context("a NUL in a path")?;
+        mount("modules", &modules, "overlay", layers)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    std::env::set_current_dir(&args.tree).context("can't enter the clone")?;
+    Ok(())
+}
+
+/// A program, in a clean environment.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/root")
+        .env("LANG", "C.UTF-8")
+        .env("TERM", "linux")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+fn run(args: &Args) -> Result<i32> {
+    let path = args.run.join(JOB);
+    let text = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+    let job: Job = serde_json::from_slice(&text).context("can't understand the job")?;
+    let mut terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(TERMINAL)
+        .with_context(|| format!("can't open {TERMINAL}"))?;
+    match job {
+        Job::Command(words) => {
+            let (program, arguments) = words.split_first().context("an empty command")?;
+            let mut child = spawn(command(program).args(arguments), &terminal)?;
+            let status = child.wait().context("can't wait")?;
+            Ok(status_of(status))
+        }
+        Job::Selftests(tests) => selftests(&tests, &mut terminal),
+        Job::Shell { rows, columns } => {
+            let script = format!("stty rows {rows} cols {columns}; exec bash -i");
+            let mut shell = command("setsid");
+            shell.args(["--ctty", "--wait", "sh", "-c", &script]);
+            let status = spawn(&mut shell, &terminal)?.wait().context("can't wait")?;
+            Ok(status_of(status))
+        }
+    }
+}
+
+/// Starts a program on the terminal.
+fn spawn(command: &mut Command, terminal: &File) -> Result<Child> {
+    let stdio = || Ok::<_, anyhow::Error>(Stdio::from(terminal.try_clone()?));
+    let program = command.get_program().to_string_lossy().into_owned();
+    command
+        .stdin(stdio()?)
+        .stdout(stdio()?)
+        .stderr(stdio()?)
+        .spawn()
+        .with_context(|| format!("can't run {program}"))
+}
+
+/// As a shell says it.
+fn status_of(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// What tools/testing/selftests/kselftest/runner.sh does.
+fn selftests(tests: &[Selftest], out: &mut File) -> Result<i32> {
+    writeln!(out, "TAP version 13\n1..{}", tests.len())?;
+    let mut failed = false;
+    for (index, test) in tests.iter().enumerate() {
+        let name = test.program.file_name().unwrap_or_default();
+        let name = format!("selftests: virtio: {}", name.to_string_lossy());
+        writeln!(out, "# timeout set to {}", test.timeout_s)?;
+        writeln!(out, "# {name}")?;
+        let number = index + 1;
+        match selftest(test, out)? {
+            0 => writeln!(out, "ok {number} {name}")?,
+            STATUS_SKIP => writeln!(out, "ok {number} {name} # SKIP")?,
+            status => {
+                failed = true;
+                let why = match status {
+                    STATUS_TIMEOUT => format!("TIMEOUT {} seconds", test.timeout_s),
+                    _ => format!("exit={status}"),
+                };
+                writeln!(out, "not ok {number} {name} # {why}")?;
+            }
+        }
+    }
+    Ok(failed.into())
+}
+
+/// Runs one kselftest with its output indented, until it ends or its time is over.
+fn selftest(test: &Selftest, out: &mut File) -> Result<i32> {
+    let directory = test.program.parent().context("a test without directory")?;
+    let (reader, writer) = std::io::pipe().context("can't make a pipe")?;
+    let mut command = command(test.program.to_str().context("a path that is no UTF-8")?);
+    command
+        .current_dir(directory)
+        .env("PYTHONPATH", &test.python_path)
+        .env("PYTHONUNBUFFERED", "1")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().context("can't duplicate a pipe")?)
+        .stderr(writer)
+        .process_group(0);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("can't run {}", test.program.display()))?;
+    // Else our copy of the pipe's other end keeps it open.
+    drop(command);
+    let mut copy = out.try_clone().context("can't duplicate the terminal")?;
+    let printer = thread::spawn(move || {
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            let _ = writeln!(copy, "# {line}");
+        }
+    });
+    let status = wait_or_kill(&mut child, Duration::from_secs(test.timeout_s))?;
+    // What the test left running may hold the pipe; it does not hold us.
+    let patience = Instant::now() + Duration::from_secs(2);
+    while !printer.is_finished() && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(status)
+}
+
+fn wait_or_kill(child: &mut Child, timeout: Duration) -> Result<i32> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait().context("can't wait")? {
+            return Ok(status_of(status));
+        }
+        if Instant::now() > deadline {
+            if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            }
+            // A task that can't be killed must not stop the others.
+            thread::sleep(Duration::from_secs(1));
+            let _ = child.try_wait();
+            return Ok(STATUS_TIMEOUT);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}

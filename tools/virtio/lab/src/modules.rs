@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Building the modules, and the index by which `modprobe` finds them in the guest.
+
+use crate::kernel::Kernel;
+use crate::process::{output_of, run_logged};
+use crate::tree::{make_dir, Tree};
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The modules, built.
+pub struct Modules {
+    pub files: Vec<PathBuf>,
+    /// What `depmod` makes of them together with the kernel's own, to lie over the latter.
+    pub index: PathBuf,
+}
+
+/// Builds the modules; a warning is an error.
+pub fn build(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
+    let out = tree.out(&kernel.release)?;
+    let log = tree.out("log")?.join("modules.log");
+    run_logged(make(tree, kernel, &out).arg("modules"), &log)?;
+    let text = fs::read_to_string(&log).context("can't read the log of the build")?;
+    let warnings: Vec<&str> = text.lines().filter(|l| is_warning(l)).collect();
+    if !warnings.is_empty() {
+        // So that the next build says it again.
+        fs::remove_dir_all(&out).context("can't remove what was built")?;
+        bail!("the modules build with warnings:\n{text}");
+    }
+    let mut files = Vec::new();
+    find_modules(&out, &mut files)?;
+    files.sort();
+    let index = index(&out, kernel)?;
+    Ok(Modules { files, index })
+}
+
+/// `make` for the modules; the caller adds the target.
+pub fn make(tree: &Tree, kernel: &Kernel, out: &Path) -> Command {
+    let jobs = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut make = Command::new("make");
+    make.arg("-C")
+        .arg(&kernel.build)
+        .arg(format!("-j{jobs}"))
+        .arg(format!("M={}", tree.root().display()))
+        .arg(format!("MO={}", out.display()));
+    make
+}
+
+fn is_warning(line: &str) -> bool {
+    line.starts_with("warning: ")
+        || line.starts_with("warning[")
+        || line.contains(": warning: ")
+        || line.starts_with("WARNING: ")
+}
+
+fn find_modules(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("can't read {}", dir.display()))? {
+        let path = entry.context("can't read a directory")?.path();
+        if path.is_dir() && !path.is_symlink() {
+            find_modules(&path, found)?;
+        } else if path.extension().is_some_and(|e| e == "ko") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The modules stay where they were built: depmod calls such a directory "external", and prefers
+/// it to the kernel's own.
+fn index(out: &Path, kernel: &Kernel) -> Result<PathBuf> {
+    let release = &kernel.release;
+    let config = out.join("depmod.conf");
+    let text = format!(
+        "external {release} {}\nsearch external built-in\n",
+        out.display()
+    );
+    fs::write(&config, text).with_context(|| format!("can't write {}", config.display()))?;
+    let base = out.join("index");
+    let dir = make_dir(base.join("lib/modules").join(release))?;
+    let mut depmod = Command::new("depmod");
+    depmod.arg("--config").arg(&config);
+    output_of(depmod.arg("--outdir").arg(&base).arg(release))?;
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_every_tool() {
+        for line in [
+            "warning: unused variable: `x`",
+            "rust/helpers/virtio.c:3:5: warning: unused variable 'x' [-Wunused-variable]",
+            "WARNING: modpost: missing MODULE_DESCRIPTION() in x.o",
+        ] {
+            assert!(is_warning(line), "{line}");
+        }
+        assert!(!is_warning("  RUSTC [M] rust/kernel/virtio/warning.o"));
+    }
+}
