@@ -1,0 +1,1 @@
+//! Placeholder until protocol.rs lands.
