@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Input of bindgen: the headers whose items the kernel's own `bindings` crate
+ * lacks. Upstream, these lines would join rust/bindings/bindings_helper.h.
+ *
+ * Sorted alphabetically.
+ */
+
+#include <linux/hw_random.h>
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_features.h>
+#include <uapi/linux/virtio_ids.h>
+#include <uapi/linux/virtio_ring.h>
+
+#include "../helpers/virtio.h"

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/nospec.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_features.h>
+#include <linux/virtio_ring.h>
+
+#include "virtio.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/virtio_suspend.h>
+
+bool rust_virtio_helper_virtio_has_feature(const struct virtio_device *vdev, unsigned int fbit)
+{
+	/*
+	 * Not virtio_has_feature(): it calls BUG() when a driver asks for a
+	 * device feature that is missing in its table, and a Rust driver can
+	 * ask for any.
+	 */
+	return fbit < VIRTIO_FEATURES_BITS && __virtio_test_bit(vdev, fbit);
+}
+
+void rust_virtio_helper_virtio_clear_feature(struct virtio_device *vdev, unsigned int fbit)
+{
+	__virtio_clear_bit(vdev, fbit);
+}
+
+void rust_virtio_helper_device_lock(struct device *dev)
+{
+	device_lock(dev);
+}
+
+bool rust_virtio_helper_device_trylock(struct device *dev)
+{
+	return device_trylock(dev);
+}
+
+void rust_virtio_helper_device_unlock(struct device *dev)
+{
+	device_unlock(dev);
+}
+
+void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev)
+{
+	virtio_device_ready(vdev);
+}
+
+void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev)
+{
+	virtio_synchronize_cbs(vdev);
+}
+
+u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq)
+{
+	const struct vring *vring = virtqueue_get_vring(vq);
+
+	return virtio16_to_cpu(vq->vdev, READ_ONCE(vring->avail->idx));
+}
+
+u16 rust_virtio_helper_vring_used_idx(const struct virtqueue *vq)
+{
+	const struct vring *vring = virtqueue_get_vring(vq);
+
+	return virtio16_to_cpu(vq->vdev, READ_ONCE(vring->used->idx));
+}
+
+void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
+}
+
+bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigned long delay)
+{
+	return schedule_delayed_work(work, delay);
+}
+
+void rust_virtio_helper_reinit_completion(struct completion *x)
+{
+	unsigned long flags;
+
+	/*
+	 * Not reinit_completion(), whose store is not atomic with a waiter's
+	 * decrement: a Rust caller can't be asked to exclude waiters.
+	 */
+	raw_spin_lock_irqsave(&x->wait.lock, flags);
+	x->done = 0;
+	raw_spin_unlock_irqrestore(&x->wait.lock, flags);
+}
+
+size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size)
+{
+	return array_index_nospec(index, size);
+}
+
+void rust_virtio_helper_trace_virtio_suspend_transition(struct virtio_device *vdev, u8 from,
+							u8 to, int error)
+{
+	trace_virtio_suspend_transition(vdev, from, to, error);
+}
+
+void rust_virtio_helper_trace_virtio_suspend_status(struct virtio_device *vdev, bool write,
+						    u8 status)
+{
+	trace_virtio_suspend_status(vdev, write, status);
+}

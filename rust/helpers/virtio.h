@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * C wrappers of the macros and static inline functions that crate `virtio`
+ * needs. Upstream these would be rust/helpers/{virtio,completion,nospec}.c and
+ * need no header, because the kernel runs bindgen over the C files themselves.
+ *
+ * The prefix is not the kernel's, because all of them are exported, and a later
+ * kernel may have a helper of the same name.
+ */
+#ifndef _RUST_HELPERS_VIRTIO_H
+#define _RUST_HELPERS_VIRTIO_H
+
+#include <linux/completion.h>
+#include <linux/virtio.h>
+#include <linux/workqueue.h>
+
+bool rust_virtio_helper_virtio_has_feature(const struct virtio_device *vdev, unsigned int fbit);
+void rust_virtio_helper_virtio_clear_feature(struct virtio_device *vdev, unsigned int fbit);
+void rust_virtio_helper_device_lock(struct device *dev);
+bool rust_virtio_helper_device_trylock(struct device *dev);
+void rust_virtio_helper_device_unlock(struct device *dev);
+
+void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev);
+void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
+u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);
+u16 rust_virtio_helper_vring_used_idx(const struct virtqueue *vq);
+
+void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func);
+bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigned long delay);
+void rust_virtio_helper_reinit_completion(struct completion *x);
+size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
+
+void rust_virtio_helper_trace_virtio_suspend_transition(struct virtio_device *vdev, u8 from,
+							u8 to, int error);
+void rust_virtio_helper_trace_virtio_suspend_status(struct virtio_device *vdev, bool write,
+						    u8 status);
+
+#endif /* _RUST_HELPERS_VIRTIO_H */

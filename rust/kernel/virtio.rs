@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Abstractions for virtio drivers, with SUSPEND.
+//!
+//! This crate is what would be `kernel::virtio` upstream. Out of tree it is the module
+//! `rust_virtio`, which the drivers link to.
+//!
+//! - A driver implements [`Driver`] and is registered by [`module_virtio_driver!`].
+//! - Its buffers travel through [`VirtQueue`]s, which own them while the device has them.
+//! - A driver that implements [`suspend::Quiesce`] can be suspended and resumed through sysfs.
+//!
+//! C headers: [`include/linux/virtio.h`](srctree/include/linux/virtio.h),
+//! [`include/linux/virtio_config.h`](srctree/include/linux/virtio_config.h)
+//!
+//! # Examples
+//!
+//! The smallest driver that can be suspended is `samples/rust/rust_virtio_suspend.rs`.
+
+// Kbuild gives modules this attribute; rustdoc has to be told, for the crate and for its examples.
+#![cfg_attr(any(doc, doctest), no_std)]
+#![doc(test(attr(no_std)))]
+
+use kernel::prelude::*;
+
+#[allow(
+    clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn,
+    unused_imports
+)]
+mod bindings {
+    include!(env!("VIRTIO_BINDINGS"));
+}
+
+// The paths are needed because this file is the root of a crate. Upstream it would be a module.
+#[path = "virtio/buffer.rs"]
+mod buffer;
+#[path = "virtio/config.rs"]
+pub mod config;
+#[path = "virtio/device.rs"]
+mod device;
+#[path = "virtio/driver.rs"]
+mod driver;
+#[path = "virtio/features.rs"]
+mod features;
+#[path = "hw_random.rs"]
+pub mod hw_random;
+#[path = "virtio/queue.rs"]
+mod queue;
+#[path = "virtio/status.rs"]
+pub mod status;
+#[path = "virtio/suspend.rs"]
+pub mod suspend;
+#[path = "virtio/sync.rs"]
+pub mod sync;
+
+pub use self::buffer::{
+    Buffer,
+    Token, //
+};
+pub use self::device::Device;
+pub use self::driver::{
+    Adapter,
+    DeviceId,
+    Driver,
+    IdTable, //
+};
+pub use self::features::Feature;
+pub use self::queue::{
+    AddError,
+    Used,
+    VirtQueue,
+    VirtQueueGuard,
+    VirtQueues, //
+};
+pub use self::status::Status;
+
+struct VirtioModule {
+    _debugfs: suspend::DebugfsRoot,
+}
+
+impl kernel::Module for VirtioModule {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self {
+            _debugfs: suspend::DebugfsRoot::new(),
+        })
+    }
+}
+
+module! {
+    type: VirtioModule,
+    name: "rust_virtio",
+    authors: ["The virtio-suspend developers"],
+    description: "Rust abstractions for virtio drivers, with SUSPEND",
+    license: "GPL",
+    params: {
+        draft: bool {
+            default: true,
+            description: "Accept the SUSPEND proposed in 2023, feature bit 42 (default: on)",
+        },
+        recover: bool {
+            default: true,
+            description: "Reset and initialise a device that failed to suspend (default: on)",
+        },
+    },
+}

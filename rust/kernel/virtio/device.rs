@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The virtio device.
+
+use core::{
+    marker::PhantomData,
+    mem::offset_of,
+    ptr::NonNull, //
+};
+
+use kernel::{
+    device,
+    error::to_result,
+    prelude::*,
+    sync::aref::AlwaysRefCounted,
+    types::Opaque, //
+};
+
+use crate::{
+    bindings,
+    config::Config,
+    driver::Common,
+    queue::VirtQueues,
+    Feature,
+    Status, //
+};
+
+/// The virtio device representation.
+///
+/// This structure represents the Rust abstraction for a C `struct virtio_device`. As for any bus
+/// device, `Ctx` tells in which context the reference is valid, see [`device::DeviceContext`].
+///
+/// # Invariants
+///
+/// A [`Device`] instance represents a valid `struct virtio_device` created by the C portion of the
+/// kernel. Unless `Ctx` is [`device::Normal`], it is bound to a driver that was registered through
+/// [`Adapter`](crate::Adapter), and the driver data has been set.
+#[repr(transparent)]
+pub struct Device<Ctx: device::DeviceContext = device::Normal>(
+    Opaque<bindings::virtio_device>,
+    PhantomData<Ctx>,
+);
+
+impl<Ctx: device::DeviceContext> Device<Ctx> {
+    pub(crate) fn as_raw(&self) -> *mut bindings::virtio_device {
+        self.0.get()
+    }
+
+    /// The `struct device` in it, as C functions want it.
+    pub(crate) fn as_raw_device(&self) -> *mut bindings::device {
+        // SAFETY: By the type invariant the pointer is valid, so that of a field is, too.
+        unsafe { &raw mut (*self.as_raw()).dev }
+    }
+
+    /// Returns the device type, VIRTIO 1.4, "Device Types": 1 is a network device, and so on.
+    pub fn device_type(&self) -> u32 {
+        // SAFETY: By the type invariant the pointer is valid; the id is set before the device is
+        // added to the bus and never changed.
+        unsafe { (*self.as_raw()).id.device }
+    }
+
+    /// Returns the number in the device's name: 0 for `virtio0`.
+    pub fn index(&self) -> u32 {
+        // SAFETY: As above.
+        let index = unsafe { (*self.as_raw()).index };
+        // CAST: It comes from an IDA, and is not negative.
+        index as u32
+    }
+}
+
+impl Device {
+    /// Returns whether `feature` is among those negotiated so far.
+    pub(crate) fn test_feature(&self, feature: Feature) -> bool {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_has_feature(self.as_raw(), feature.bit()) }
+    }
+
+    /// Takes a feature back that has been negotiated so far, before FEATURES_OK.
+    pub(crate) fn clear_feature(&self, feature: Feature) {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_clear_feature(self.as_raw(), feature.bit()) };
+    }
+}
+
+impl Device<device::Bound> {
+    /// Returns whether `feature` has been negotiated.
+    pub fn has_feature(&self, feature: Feature) -> bool {
+        self.test_feature(feature)
+    }
+
+    /// Returns the device configuration space.
+    pub fn config(&self) -> Config<'_> {
+        Config::new(self)
+    }
+
+    /// Reads the device status field. May sleep.
+    pub fn status(&self) -> Status {
+        // SAFETY: By the type invariant the pointer is valid, and a bound device has the
+        // operations of its transport.
+        match unsafe { (*(*self.as_raw()).config).get_status } {
+            // SAFETY: The operation takes the device that it belongs to. It may sleep, as the
+            // caller was told.
+            Some(get_status) => Status::from_bits(unsafe { get_status(self.as_raw()) }),
+            None => Status::RESET,
+        }
+    }
+
+    /// Writes the device status field. May sleep.
+    ///
+    /// Only the suspend engine does that itself: all other changes are made by the virtio core.
+    /// `status` must not be 0, which would be a reset.
+    pub(crate) fn set_status(&self, status: Status) {
+        debug_assert!(status != Status::RESET);
+
+        // SAFETY: As in `status`.
+        if let Some(set_status) = unsafe { (*(*self.as_raw()).config).set_status } {
+            // SAFETY: As in `status`. The status is not 0, which the transports rule out.
+            unsafe { set_status(self.as_raw(), status.bits()) };
+        }
+    }
+
+    /// Takes the device lock, which excludes binding and unbinding.
+    pub(crate) fn lock(&self) -> DeviceLock<'_> {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::device_lock(self.as_raw_device()) };
+        DeviceLock(self)
+    }
+
+    /// Takes the device lock if nobody has it.
+    pub(crate) fn try_lock(&self) -> Option<DeviceLock<'_>> {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::device_trylock(self.as_raw_device()) }.then_some(DeviceLock(self))
+    }
+
+    /// Waits until no callback of a virtqueue runs that began before the call. May sleep.
+    pub(crate) fn synchronize_callbacks(&self) {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_synchronize_cbs(self.as_raw()) };
+    }
+
+    /// Takes the device from reset to FEATURES_OK, as the virtio core does before it probes.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if the device does not accept the features any more, or what the transport finds.
+    pub(crate) fn initialise(&self) -> Result {
+        // SAFETY: By the type invariant the pointer is valid, here and below; the context may
+        // sleep.
+        let add = |status: Status| unsafe {
+            bindings::virtio_add_status(self.as_raw(), status.bits().into())
+        };
+        add(Status::ACKNOWLEDGE);
+        add(Status::DRIVER);
+        // SAFETY: As above, and a bound device has the operations of its transport.
+        if let Some(finalize) = unsafe { (*(*self.as_raw()).config).finalize_features } {
+            // SAFETY: The operation takes the device that it belongs to.
+            to_result(unsafe { finalize(self.as_raw()) })?;
+        }
+        add(Status::FEATURES_OK);
+        if self.status().contains(Status::FEATURES_OK) {
+            Ok(())
+        } else {
+            Err(ENODEV)
+        }
+    }
+
+    /// Marks all virtqueues as broken: operations on them fail from now on.
+    pub(crate) fn break_queues(&self) {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_break_device(self.as_raw()) };
+    }
+
+    /// Holds back configuration change notifications.
+    ///
+    /// Calls do not nest, the controller sees to that.
+    pub(crate) fn hold_config_changes(&self) {
+        // SAFETY: By the type invariant the pointer is valid; the context is that of a task.
+        unsafe { bindings::virtio_config_driver_disable(self.as_raw()) };
+    }
+
+    /// Lets configuration change notifications through again, one that was held back included.
+    pub(crate) fn release_config_changes(&self) {
+        // SAFETY: As in `hold_config_changes`.
+        unsafe { bindings::virtio_config_driver_enable(self.as_raw()) };
+    }
+
+    /// What the bus abstraction keeps for this device.
+    pub(crate) fn common(&self) -> &Common {
+        // SAFETY: By the type invariant the drvdata is the `PrivateData` that `probe_callback` set,
+        // and stays so while the device is bound. `PrivateData` is `repr(C)` and begins with the
+        // `Common`, whatever the driver's type.
+        unsafe { &*bindings::dev_get_drvdata(self.as_raw_device()).cast::<Common>() }
+    }
+}
+
+/// The device lock is held.
+pub(crate) struct DeviceLock<'a>(&'a Device<device::Bound>);
+
+impl Drop for DeviceLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant of `Device` the pointer is valid, and the lock is held.
+        unsafe { bindings::device_unlock(self.0.as_raw_device()) };
+    }
+}
+
+impl<'a> Device<device::Core<'a>> {
+    /// Begins to set up the device's virtqueues; to be called by [`Driver::probe`].
+    ///
+    /// [`Driver::probe`]: crate::Driver::probe
+    pub fn virtqueues(&self) -> VirtQueues<'_> {
+        VirtQueues::new(self)
+    }
+}
+
+// SAFETY: `Device` is a transparent wrapper of `struct virtio_device`, and the offset is that of
+// the `struct device` in it.
+unsafe impl<Ctx: device::DeviceContext> device::AsBusDevice<Ctx> for Device<Ctx> {
+    const OFFSET: usize = offset_of!(bindings::virtio_device, dev);
+}
+
+// SAFETY: `Device` is a transparent wrapper of a type that doesn't depend on `Device`'s generic
+// argument.
+kernel::impl_device_context_deref!(unsafe { Device });
+kernel::impl_device_context_into_aref!(Device);
+
+// SAFETY: Instances of `Device` are always reference-counted.
+unsafe impl AlwaysRefCounted for Device {
+    fn inc_ref(&self) {
+        // SAFETY: The existence of a shared reference guarantees that the refcount is non-zero.
+        unsafe { bindings::get_device(self.as_raw_device()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The safety requirements guarantee that the refcount is non-zero, so the device
+        // is still there.
+        let dev = unsafe { obj.as_ref() }.as_raw_device();
+
+        // SAFETY: As above.
+        unsafe { bindings::put_device(dev) }
+    }
+}
+
+impl<Ctx: device::DeviceContext> AsRef<device::Device<Ctx>> for Device<Ctx> {
+    fn as_ref(&self) -> &device::Device<Ctx> {
+        // SAFETY: By the type invariant the pointer is valid, and so is that of the `struct
+        // device` in it, for as long as `self`. The context is the same, because both are the same
+        // device.
+        unsafe { device::Device::from_raw(self.as_raw_device()) }
+    }
+}
+
+// SAFETY: A `Device` is always reference-counted and can be released from any thread.
+unsafe impl Send for Device {}
+
+// SAFETY: `Device` can be shared among threads because all methods of `Device<Normal>` read what
+// never changes.
+unsafe impl Sync for Device {}
+
+// SAFETY: Same as `Device<Normal>`: the transports' operations behind the methods of
+// `Device<Bound>` can be called from any thread, the negotiated features don't change while the
+// device is bound, and `Common` is `Sync`.
+unsafe impl Sync for Device<device::Bound> {}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! SUSPEND: stopping a device through its status field, and letting it go on.
+//!
+//! VIRTIO 1.4, "Device Suspend". The rules that this module keeps, D1 to D14, are explained in
+//! Documentation/virtio/suspend.rst; the files that it adds to a device's directory in sysfs, in
+//! Documentation/ABI/testing/sysfs-bus-virtio-suspend.
+//!
+//! A driver takes part by implementing [`Quiesce`] and naming [`Native`] as its
+//! [`Driver::Suspend`](crate::Driver::Suspend). What is common to all drivers is done here: the
+//! feature bits, the order of a suspend, closing and opening the virtqueues, waiting, rolling back.
+
+#[path = "suspend/controller.rs"]
+mod controller;
+#[path = "suspend/debugfs.rs"]
+mod debugfs;
+#[path = "suspend/later.rs"]
+mod later;
+#[path = "suspend/protocol.rs"]
+pub mod protocol;
+#[path = "suspend/quiesce.rs"]
+mod quiesce;
+#[path = "suspend/sysfs.rs"]
+mod sysfs;
+#[path = "suspend/trace.rs"]
+mod trace;
+
+pub(crate) use self::controller::{
+    negotiate,
+    revision,
+    Controller, //
+};
+pub(crate) use self::debugfs::DebugfsRoot;
+pub use self::quiesce::{
+    Native,
+    Quiesce,
+    Support,
+    Unsupported, //
+};

@@ -1,0 +1,752 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The controller: one for each device, it does what is asked through sysfs.
+
+use kernel::{
+    device::{
+        Bound,
+        CoreInternal, //
+    },
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+
+use super::{
+    debugfs::{
+        Directory,
+        Records, //
+    },
+    later::Later,
+    protocol::{
+        self,
+        Action,
+        Goal,
+        Reason,
+        Revision,
+        State,
+        Transition, //
+    },
+    sysfs,
+    trace, //
+};
+use crate::{
+    device::DeviceLock,
+    driver::Common,
+    sync::Completion,
+    Device,
+    Feature,
+    Status, //
+};
+
+/// The deadline of a transition unless it is set through sysfs, in milliseconds.
+const DEFAULT_TIMEOUT_MS: u32 = 10_000;
+
+/// The deadlines that can be set through sysfs, in milliseconds.
+const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 1..=600_000;
+
+/// How long a device that did not suspend in time is watched, in milliseconds: there are devices
+/// that do not listen to the driver's change of mind, and suspend nevertheless.
+const WATCH_MS: u32 = 60_000;
+
+/// The shortest and the longest time between two looks at such a device, in milliseconds.
+const WATCH_STEP_MS: core::ops::RangeInclusive<u32> = 10..=1_000;
+
+/// A device that breaks by itself so shortly after it was recovered is not recovered again.
+const RECOVERY_INTERVAL: Delta = Delta::from_secs(10);
+
+/// How often, with a millisecond between, the device lock is tried to be taken.
+const LOCK_TRIES: usize = 1000;
+
+/// Up to this many nanoseconds a wait is so short that it need not be interrupted.
+const SHORT_WAIT_NS: u64 = 1_000_000;
+
+/// Accepts one of the revisions that are in the negotiated features, and takes back the other.
+///
+/// Called before FEATURES_OK, by [`Driver`](crate::Driver) registrations that support SUSPEND. The
+/// virtio core writes the features again if they were changed.
+pub(crate) fn negotiate(dev: &Device, driver_has_42: bool) {
+    let accepted = revision(dev, driver_has_42);
+
+    if accepted != Some(Revision::V1_4) {
+        dev.clear_feature(Feature::SUSPEND);
+    }
+    if accepted != Some(Revision::Draft) && !driver_has_42 {
+        dev.clear_feature(Feature::SUSPEND_DRAFT);
+    }
+}
+
+/// Returns the revision of SUSPEND that has been negotiated, after [`negotiate`].
+pub(crate) fn revision(dev: &Device, driver_has_42: bool) -> Option<Revision> {
+    // A legacy device has no FEATURES_OK, without which SUSPEND must not be set (D2).
+    if !dev.test_feature(Feature::VERSION_1) {
+        return None;
+    }
+    protocol::negotiate(
+        dev.test_feature(Feature::SUSPEND),
+        dev.test_feature(Feature::SUSPEND_DRAFT),
+        dev.device_type(),
+        driver_has_42,
+    )
+}
+
+/// What is known of a device's last failure.
+#[derive(Clone, Copy)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) reason: &'static str,
+}
+
+impl Failure {
+    /// The name of the error, which is part of the ABI: [`Error::name`] has none if the kernel is
+    /// built without names.
+    pub(super) fn errno_name(&self) -> &'static str {
+        match self.error {
+            ETIMEDOUT => "ETIMEDOUT",
+            EOPNOTSUPP => "EOPNOTSUPP",
+            ENODEV => "ENODEV",
+            EINTR => "EINTR",
+            EIO => "EIO",
+            EBUSY => "EBUSY",
+            EAGAIN => "EAGAIN",
+            ENOMEM => "ENOMEM",
+            _ => "EINVAL",
+        }
+    }
+}
+
+/// What sysfs shows.
+#[derive(Clone, Copy)]
+pub(super) struct Stats {
+    pub(super) state: State,
+    pub(super) timeout_ms: u32,
+    pub(super) suspends: u64,
+    pub(super) resumes: u64,
+    pub(super) failures: u64,
+    pub(super) recoveries: u64,
+    pub(super) quirks: u64,
+    pub(super) last_suspend_ns: i64,
+    pub(super) last_resume_ns: i64,
+    pub(super) last_error: Option<Failure>,
+}
+
+struct Inner {
+    stats: Stats,
+    /// Whether configuration changes are held back.
+    config_held: bool,
+    /// Whether the system sleeps: the device is not there to be asked.
+    frozen: bool,
+    /// When the device was last recovered.
+    recovered: Option<Instant<Monotonic>>,
+    /// Whether the device has been asked to resume, and has not done so yet.
+    resume_asked: bool,
+    /// For how many milliseconds the device is still to be watched, and until the next look.
+    watch: (u32, u32),
+    directory: Option<Directory>,
+}
+
+/// The controller of a device.
+///
+/// `inner` is only locked for a moment, never while the device is waited for: a request marks
+/// itself in the state, so that another one is told [`EBUSY`]. `order` is taken before `inner`, for
+/// a change of the state and its announcement.
+#[pin_data]
+pub(crate) struct Controller {
+    revision: Option<Revision>,
+    #[pin]
+    inner: Mutex<Inner>,
+    /// Makes the world hear of changes in the order in which they happen.
+    #[pin]
+    order: Mutex<()>,
+    /// Done when the device is about to be unbound.
+    #[pin]
+    unbinding: Completion,
+    /// Looks at a device, see [`Controller::look`].
+    #[pin]
+    watch: Later,
+    records: Arc<Records>,
+}
+
+impl Controller {
+    pub(crate) fn new(revision: Option<Revision>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            revision,
+            inner <- new_mutex!(Inner {
+                stats: Stats {
+                    state: State::Running,
+                    timeout_ms: DEFAULT_TIMEOUT_MS,
+                    suspends: 0,
+                    resumes: 0,
+                    failures: 0,
+                    recoveries: 0,
+                    quirks: 0,
+                    last_suspend_ns: 0,
+                    last_resume_ns: 0,
+                    last_error: None,
+                },
+                config_held: false,
+                frozen: false,
+                recovered: None,
+                resume_asked: false,
+                watch: (0, 0),
+                directory: None,
+            }),
+            order <- new_mutex!(()),
+            unbinding <- Completion::new(),
+            watch <- Later::new(Self::look),
+            records: Arc::pin_init(Records::new(), GFP_KERNEL)?,
+        })
+    }
+
+    /// The device is in operation: makes room for its records, and shows them.
+    pub(crate) fn publish(&self, dev: &Device<Bound>, common: &Common) -> Result {
+        if self.revision.is_none() {
+            return Ok(());
+        }
+        let queues = common.queues.lock().len();
+        self.records.queues.lock().reserve(queues, GFP_KERNEL)?;
+
+        let directory = Directory::new(dev.index(), self.records.clone())?;
+        self.inner.lock().directory = Some(directory);
+        Ok(())
+    }
+
+    /// The device is about to be unbound: requests that wait for it end.
+    pub(crate) fn unbind(&self) {
+        self.unbinding.complete_all();
+    }
+
+    /// The device is about to be reset. Whatever was asked of it is void.
+    pub(crate) fn stop(&self, dev: &Device<CoreInternal<'_>>) {
+        let mut inner = self.inner.lock();
+        inner.resume_asked = false;
+        let held = core::mem::replace(&mut inner.config_held, false);
+        drop(inner);
+        if held {
+            dev.release_config_changes();
+        }
+    }
+
+    /// The system is about to sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if a request is under way.
+    pub(crate) fn freeze(&self) -> Result {
+        let mut inner = self.inner.lock();
+        if matches!(inner.stats.state, State::Suspending | State::Resuming) {
+            return Err(EBUSY);
+        }
+        inner.frozen = true;
+        Ok(())
+    }
+
+    /// The system is awake, and the device has been initialised again: it runs, if that succeeded.
+    pub(crate) fn thaw(&self, dev: &Device<Bound>, result: Result) {
+        let to = if result.is_ok() {
+            State::Running
+        } else {
+            State::Failed
+        };
+        self.inner.lock().frozen = false;
+        self.enter(dev, to, result);
+    }
+
+    /// The device is about to be stopped by somebody else than the controller itself.
+    pub(crate) fn cancel(&self) {
+        self.watch.cancel();
+    }
+
+    /// Returns the revision of the feature, if it has been negotiated.
+    pub(super) fn revision(&self) -> Option<Revision> {
+        self.revision
+    }
+
+    /// Returns a copy of what sysfs shows.
+    pub(super) fn stats(&self) -> Stats {
+        self.inner.lock().stats
+    }
+
+    /// Sets the deadline of transitions.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if it is out of range.
+    pub(super) fn set_timeout_ms(&self, timeout_ms: u32) -> Result {
+        if !TIMEOUT_MS.contains(&timeout_ms) {
+            return Err(EINVAL);
+        }
+        self.inner.lock().stats.timeout_ms = timeout_ms;
+        Ok(())
+    }
+
+    /// Suspends or resumes the device; returns when it is done. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As in Documentation/ABI/testing/sysfs-bus-virtio-suspend.
+    pub(super) fn request(&self, dev: &Device<Bound>, goal: Goal) -> Result {
+        let started = Instant::<Monotonic>::now();
+        let (from, via, to) = match goal {
+            Goal::Suspend => (State::Running, State::Suspending, State::Suspended),
+            Goal::Resume => (State::Suspended, State::Resuming, State::Running),
+        };
+
+        let Some(revision) = self.revision else {
+            return self.refuse(EOPNOTSUPP, "SUSPEND has not been negotiated");
+        };
+        // D14: the transport of Linux 7.3 issues admin commands whenever DRIVER_OK is in a value
+        // that is written to the status, and that for SUSPEND contains it.
+        if dev.has_feature(Feature::ADMIN_VQ) {
+            return self.refuse(EOPNOTSUPP, "device has an administration virtqueue");
+        }
+
+        let order = self.order.lock();
+        let mut inner = self.inner.lock();
+        match inner.stats.state {
+            state if state == to => return Err(EALREADY),
+            State::Suspending | State::Resuming => return Err(EBUSY),
+            State::Failed => return Err(EIO),
+            _ if inner.frozen => return Err(EBUSY),
+            _ if self.unbinding.is_done() => return Err(ENODEV),
+            _ => inner.stats.state = via,
+        }
+        let timeout_ms = inner.stats.timeout_ms;
+        drop(inner);
+        self.announce(dev, from, via, Ok(()));
+        drop(order);
+
+        let verdict = match goal {
+            Goal::Suspend => self.suspend(dev, revision, timeout_ms),
+            Goal::Resume => self.resume(dev, revision, timeout_ms),
+        };
+
+        let ns = started.elapsed().as_nanos();
+        let mut inner = self.inner.lock();
+        let stats = &mut inner.stats;
+        match (&verdict, goal) {
+            (Ok(()), Goal::Suspend) => {
+                stats.suspends += 1;
+                stats.last_suspend_ns = ns;
+            }
+            (Ok(()), Goal::Resume) => {
+                stats.resumes += 1;
+                stats.last_resume_ns = ns;
+            }
+            (Err(refusal), _) => {
+                stats.failures += 1;
+                stats.last_error = Some(refusal.failure);
+            }
+        }
+        drop(inner);
+
+        let Err(refusal) = verdict else {
+            self.enter(dev, to, Ok(()));
+            return Ok(());
+        };
+        let result = Err(refusal.failure.error);
+        let reason = refusal.failure.reason;
+        let name = match goal {
+            Goal::Suspend => "suspend",
+            Goal::Resume => "resume",
+        };
+        if refusal.usable {
+            dev_warn!(dev, "{name} failed: {reason}\n");
+            if goal == Goal::Suspend {
+                self.watch(dev);
+            }
+            self.enter(dev, from, result);
+        } else {
+            dev_err!(
+                dev,
+                "{name} failed: {reason}; the device is out of operation\n"
+            );
+            self.enter(dev, State::Failed, result);
+            self.recover(dev, refusal.lost, false);
+        }
+        result
+    }
+
+    /// Begins to watch a device that did not suspend in time.
+    fn watch(&self, dev: &Device<Bound>) {
+        let step = *WATCH_STEP_MS.start();
+        self.inner.lock().watch = (WATCH_MS, step);
+        self.watch.schedule(dev, msecs_to_jiffies(step));
+    }
+
+    /// The device says that something has changed: it may be that it needs a reset.
+    ///
+    /// Called with a spin lock held and interrupts disabled.
+    pub(crate) fn config_changed(&self, dev: &Device<Bound>) {
+        if self.revision.is_some() {
+            self.watch.schedule(dev, 0);
+        }
+    }
+
+    /// The device has put something into a virtqueue that can't be.
+    ///
+    /// Called in interrupt context.
+    pub(crate) fn queue_broken(&self, dev: &Device<Bound>) {
+        self.config_changed(dev);
+    }
+
+    /// Looks at a device that should be running. Resumes it if it has suspended itself, which one
+    /// does that did not suspend in time, and recovers it if it needs a reset (rule D9).
+    fn look(dev: &Device<Bound>) {
+        let this = &dev.common().controller;
+        let Some(revision) = this.revision else {
+            return;
+        };
+
+        // While `order` is locked no request can begin. Whoever has asked something of the device
+        // already looks at it anyway.
+        let order = this.order.lock();
+        let inner = this.inner.lock();
+        if inner.stats.state != State::Running || inner.frozen {
+            return;
+        }
+        drop(inner);
+        let mut condition = protocol::Condition::of(revision, Self::read_status(dev));
+        let mut broken = false;
+        dev.common()
+            .for_each_queue(|_, queue| broken |= queue.is_broken());
+        if broken && condition == protocol::Condition::Running {
+            condition = protocol::Condition::Broken(Reason::NeedsReset);
+        }
+
+        let mut inner = this.inner.lock();
+        // One that breaks again and again is given up: what it is reset for is its own doing.
+        let hopeless = inner
+            .recovered
+            .as_ref()
+            .is_some_and(|recovered| recovered.elapsed() < RECOVERY_INTERVAL);
+        match condition {
+            protocol::Condition::Running => {
+                let (left, step) = inner.watch;
+                if left > 0 {
+                    this.watch.schedule(dev, msecs_to_jiffies(step));
+                    let next = (step * 2).min(*WATCH_STEP_MS.end());
+                    inner.watch = (left.saturating_sub(step), next);
+                }
+            }
+            protocol::Condition::Broken(why) => {
+                let refusal = Refusal::new(why, false);
+                inner.stats.state = State::Failed;
+                inner.stats.failures += 1;
+                inner.stats.last_error = Some(refusal.failure);
+                drop(inner);
+                let error = Err(refusal.failure.error);
+                this.announce(dev, State::Running, State::Failed, error);
+                drop(order);
+
+                let reason = refusal.failure.reason;
+                dev_err!(dev, "{reason}; the device is out of operation\n");
+                this.recover(dev, refusal.lost, hopeless);
+            }
+            protocol::Condition::Suspended | protocol::Condition::Between => {
+                let timeout_ms = inner.stats.timeout_ms;
+                inner.stats.state = State::Resuming;
+                drop(inner);
+                this.announce(dev, State::Running, State::Resuming, Ok(()));
+                drop(order);
+
+                dev_warn!(dev, "suspended after all, too late: resuming it\n");
+                match this.drive(dev, revision, Goal::Resume, timeout_ms) {
+                    Ok(()) => {
+                        // Notifications that were sent meanwhile may have been ignored.
+                        let common = dev.common();
+                        common.for_each_queue(|_, queue| queue.notify_outstanding());
+                        this.enter(dev, State::Running, Ok(()));
+                    }
+                    Err(refusal) => {
+                        this.enter(dev, State::Failed, Err(refusal.failure.error));
+                        this.recover(dev, refusal.lost, hopeless);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Changes the state, and announces it.
+    fn enter(&self, dev: &Device<Bound>, to: State, result: Result) {
+        let _order = self.order.lock();
+        let from = core::mem::replace(&mut self.inner.lock().stats.state, to);
+        if from != to {
+            self.announce(dev, from, to, result);
+        }
+    }
+
+    /// Resets a device that has failed and initialises it again (rule D9), unless that is switched
+    /// off, the device is gone, or it is hopeless. In that case those who wait for the device are
+    /// told.
+    ///
+    /// All buffers that were with the device are dropped: nothing that was in process can be relied
+    /// on.
+    fn recover(&self, dev: &Device<Bound>, lost: bool, hopeless: bool) {
+        let Some(_lock) = self.lock_device(dev) else {
+            return;
+        };
+        let ops = &dev.common().ops;
+
+        if lost {
+            dev.break_queues();
+        }
+        (ops.stop)(dev);
+        if lost || hopeless || !*crate::module_parameters::recover.value_ref() {
+            return;
+        }
+        match dev.initialise().and_then(|()| (ops.restart)(dev)) {
+            Ok(()) => {
+                let mut inner = self.inner.lock();
+                inner.stats.recoveries += 1;
+                inner.recovered = Some(Instant::now());
+                drop(inner);
+                dev_info!(dev, "recovered by a reset\n");
+                self.enter(dev, State::Running, Ok(()));
+            }
+            Err(error) => dev_err!(dev, "can't be recovered: {error:?}\n"),
+        }
+    }
+
+    /// Takes the device lock, unless the device is about to be unbound or the system to sleep:
+    /// whoever does that holds the lock, and waits for this request or the watch to end.
+    fn lock_device<'a>(&self, dev: &'a Device<Bound>) -> Option<DeviceLock<'a>> {
+        for _ in 0..LOCK_TRIES {
+            if let Some(lock) = dev.try_lock() {
+                return Some(lock);
+            }
+            if self.unbinding.is_done() {
+                break;
+            }
+            fsleep(Delta::from_millis(1));
+        }
+        None
+    }
+
+    /// Refuses a request for good.
+    fn refuse(&self, error: Error, reason: &'static str) -> Result {
+        let mut inner = self.inner.lock();
+        inner.stats.failures += 1;
+        inner.stats.last_error = Some(Failure { error, reason });
+        Err(error)
+    }
+
+    /// Suspends the device, in the order of Documentation/virtio/suspend.rst.
+    fn suspend(
+        &self,
+        dev: &Device<Bound>,
+        revision: Revision,
+        timeout_ms: u32,
+    ) -> Result<(), Refusal> {
+        let common = dev.common();
+
+        // 1. Gate: the driver, its virtqueues, and configuration changes.
+        (common.ops.gate)(dev).map_err(|error| {
+            Refusal::usable(Failure {
+                error,
+                reason: "the driver can't stop now",
+            })
+        })?;
+        common.for_each_queue(|_, queue| queue.set_open(false));
+        dev.hold_config_changes();
+        self.inner.lock().config_held = true;
+
+        // 2. and 3. Set SUSPEND, and re-read the status.
+        self.drive(dev, revision, Goal::Suspend, timeout_ms)
+            .inspect_err(|refusal| {
+                if refusal.usable {
+                    self.reopen(dev);
+                }
+            })?;
+
+        // 4. Quiesce: no callback runs, and what the device used is the driver's again.
+        common.for_each_queue(|_, queue| queue.disable_callbacks());
+        dev.synchronize_callbacks();
+        common.for_each_queue(|index, _| (common.ops.used)(dev, index));
+        common.record_queues(dev, &mut self.records.queues.lock());
+        Ok(())
+    }
+
+    /// Resumes the device.
+    fn resume(
+        &self,
+        dev: &Device<Bound>,
+        revision: Revision,
+        timeout_ms: u32,
+    ) -> Result<(), Refusal> {
+        self.drive(dev, revision, Goal::Resume, timeout_ms)?;
+        self.reopen(dev);
+        Ok(())
+    }
+
+    /// Lets the driver use the device again: the mirror image of gating and quiescing.
+    fn reopen(&self, dev: &Device<Bound>) {
+        let common = dev.common();
+
+        common.for_each_queue(|_, queue| queue.set_open(true));
+        common.for_each_queue(|index, queue| {
+            queue.enable_callbacks();
+            // There may be used buffers of which the device has not notified, and will not.
+            (common.ops.used)(dev, index);
+        });
+        (common.ops.ungate)(dev);
+        // A device need not look for buffers by itself when it goes on.
+        common.for_each_queue(|_, queue| queue.notify_outstanding());
+
+        self.inner.lock().config_held = false;
+        dev.release_config_changes();
+    }
+
+    fn read_status(dev: &Device<Bound>) -> Status {
+        let status = dev.status();
+        trace::status(dev, false, status);
+        status
+    }
+
+    /// Takes the device to `goal`, as [`Transition`] says.
+    fn drive(
+        &self,
+        dev: &Device<Bound>,
+        revision: Revision,
+        goal: Goal,
+        timeout_ms: u32,
+    ) -> Result<(), Refusal> {
+        let timeout_ns = u64::from(timeout_ms) * 1_000_000;
+        let started = Instant::<Monotonic>::now();
+        // CAST: Time doesn't run backwards.
+        let elapsed_ns = || started.elapsed().as_nanos() as u64;
+
+        let asked = core::mem::replace(&mut self.inner.lock().resume_asked, goal == Goal::Resume);
+        let status = Self::read_status(dev);
+        let (mut transition, mut action) =
+            Transition::begin(revision, goal, status, timeout_ns, asked).map_err(
+                // Nothing has been asked of the device: it is as it was, or was broken already.
+                |why| Refusal::new(why, matches!(why, Reason::NotReady(_))),
+            )?;
+
+        let mut quirk = false;
+        loop {
+            if transition.quirk() && !quirk {
+                quirk = true;
+                self.report_quirk(dev);
+            }
+            action = match action {
+                Action::Write(status) => {
+                    trace::status(dev, true, status);
+                    dev.set_status(status);
+                    transition.observe(Self::read_status(dev), elapsed_ns())
+                }
+                Action::Wait(ns) => match self.wait(ns) {
+                    Ok(()) => transition.observe(Self::read_status(dev), elapsed_ns()),
+                    Err(why) => {
+                        let status = Self::read_status(dev);
+                        let action = transition.abort(status, elapsed_ns(), why);
+                        if let Action::Wait(ns) = action {
+                            // The rollback is under way, and can't be aborted: it is bounded by
+                            // itself. The wait ended at once, so it is made up for here.
+                            fsleep(Delta::from_nanos(ns as i64));
+                            transition.observe(Self::read_status(dev), elapsed_ns())
+                        } else {
+                            action
+                        }
+                    }
+                },
+                Action::Done => {
+                    self.inner.lock().resume_asked = false;
+                    return Ok(());
+                }
+                Action::RolledBack(why) => return Err(Refusal::new(why, true)),
+                Action::Failed(why) => return Err(Refusal::new(why, false)),
+            };
+        }
+    }
+
+    /// A device resumes only when SUSPEND is written as clear: says so the first time, and counts.
+    fn report_quirk(&self, dev: &Device<Bound>) {
+        let mut inner = self.inner.lock();
+        inner.stats.quirks += 1;
+        let first = inner.stats.quirks == 1;
+        drop(inner);
+        if first {
+            dev_warn!(dev, "does not resume unless SUSPEND is written as clear\n");
+        }
+    }
+
+    /// Waits for `ns` nanoseconds, or until there is a reason not to.
+    fn wait(&self, ns: u64) -> Result<(), Reason> {
+        if ns <= SHORT_WAIT_NS {
+            // CAST: It is at most a million.
+            fsleep(Delta::from_nanos(ns as i64));
+            return Ok(());
+        }
+        // CAST: `protocol::BACKOFF_MAX_NS` is some milliseconds.
+        let jiffies = msecs_to_jiffies(ns.div_ceil(1_000_000) as u32);
+        match self.unbinding.wait_killable_timeout(jiffies) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Reason::Unbinding),
+            Err(_) => Err(Reason::Killed),
+        }
+    }
+
+    /// Tells the world of a change of state: who polls `state`, who listens to uevents, and the
+    /// trace.
+    fn announce(&self, dev: &Device<Bound>, from: State, to: State, result: Result) {
+        trace::transition(dev, from, to, result);
+        sysfs::notify(dev);
+        // A request that was refused changed nothing for those who listen.
+        let refused = matches!(
+            (from, to),
+            (State::Suspending, State::Running) | (State::Resuming, State::Suspended)
+        );
+        if !refused {
+            sysfs::uevent(dev, to);
+        }
+    }
+}
+
+/// Why a transition failed, and whether the device can still be used, or is gone.
+#[derive(Clone, Copy)]
+struct Refusal {
+    failure: Failure,
+    usable: bool,
+    lost: bool,
+}
+
+impl Refusal {
+    fn usable(failure: Failure) -> Self {
+        Self {
+            failure,
+            usable: true,
+            lost: false,
+        }
+    }
+
+    fn new(why: Reason, usable: bool) -> Self {
+        let error = match why {
+            Reason::Timeout => ETIMEDOUT,
+            Reason::NeedsReset | Reason::Reset | Reason::Inconsistent(_) | Reason::NotReady(_) => {
+                EIO
+            }
+            Reason::Lost | Reason::Unbinding => ENODEV,
+            Reason::Killed => EINTR,
+        };
+        Self {
+            failure: Failure {
+                error,
+                reason: why.as_str(),
+            },
+            usable,
+            lost: why == Reason::Lost,
+        }
+    }
+}

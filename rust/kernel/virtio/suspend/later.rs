@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Work that is done for a device later, unless it is unbound by then.
+//!
+//! `kernel::workqueue` has no way to cancel work, and this has to be.
+
+use core::ptr::null_mut;
+
+use kernel::{
+    container_of,
+    device::{
+        Bound,
+        BoundInternal, //
+    },
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    },
+    time::Jiffies,
+    types::Opaque, //
+};
+
+use crate::{
+    bindings,
+    Device, //
+};
+
+/// Work for a device.
+///
+/// # Invariants
+///
+/// While the work is pending or runs, `dev` points to a bound device: whoever unbinds the device
+/// calls [`Later::cancel`] first.
+#[pin_data]
+pub(super) struct Later {
+    #[pin]
+    work: Opaque<bindings::delayed_work>,
+    dev: Atomic<*mut c_void>,
+    f: fn(&Device<Bound>),
+}
+
+// SAFETY: A `struct delayed_work` is not tied to a thread.
+unsafe impl Send for Later {}
+
+// SAFETY: The operations on a `struct delayed_work` that are used here synchronise themselves.
+unsafe impl Sync for Later {}
+
+impl Later {
+    /// Creates an initializer for work that calls `f`, in process context.
+    pub(super) fn new(f: fn(&Device<Bound>)) -> impl PinInit<Self> {
+        // INVARIANT: The work is not pending.
+        pin_init!(Self {
+            work <- Opaque::ffi_init(|slot: *mut bindings::delayed_work| {
+                // SAFETY: `slot` is valid for writing, and pinned.
+                unsafe { bindings::init_delayed_work(slot, Some(Self::callback)) };
+            }),
+            dev: Atomic::new(null_mut()),
+            f,
+        })
+    }
+
+    /// Has the work done after `delay`, unless it is pending already.
+    ///
+    /// Must not be called after the last [`Later::cancel`], that is, by nobody but a request, the
+    /// work itself, or the one who also cancels.
+    pub(super) fn schedule(&self, dev: &Device<Bound>, delay: Jiffies) {
+        // INVARIANT: The device is bound.
+        self.dev.store(dev.as_raw().cast(), Release);
+        // SAFETY: The work has been initialised, and stays until it has been cancelled.
+        unsafe { bindings::schedule_delayed_work(self.work.get(), delay) };
+    }
+
+    /// Cancels the work, and waits for it if it runs. May sleep.
+    pub(super) fn cancel(&self) {
+        // SAFETY: The work has been initialised.
+        unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
+    }
+
+    unsafe extern "C" fn callback(work: *mut bindings::work_struct) {
+        // SAFETY: This is called for the `work_struct` in the `delayed_work` of a `Later`, which is
+        // a transparent wrapper.
+        let later = unsafe {
+            let delayed = container_of!(work, bindings::delayed_work, work);
+            &*container_of!(Opaque::cast_from(delayed), Later, work)
+        };
+        // SAFETY: By the type invariants the device is bound, and stays so while the work runs.
+        let dev = unsafe { &*later.dev.load(Acquire).cast::<Device<BoundInternal>>() };
+
+        (later.f)(dev);
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `kernel::sync` lacks: completions that count, and killable waits.
+//!
+//! C header: [`include/linux/completion.h`](srctree/include/linux/completion.h)
+
+use kernel::{
+    prelude::*,
+    time::Jiffies,
+    types::Opaque, //
+};
+
+use crate::bindings;
+
+/// A completion, see Documentation/scheduler/completion.rst.
+///
+/// Upstream this would extend [`kernel::sync::Completion`].
+#[pin_data]
+pub struct Completion {
+    #[pin]
+    inner: Opaque<bindings::completion>,
+}
+
+// SAFETY: A `struct completion` is not tied to a thread.
+unsafe impl Send for Completion {}
+
+// SAFETY: Every operation on a `struct completion` that is used here takes the lock in it, `reinit`
+// included.
+unsafe impl Sync for Completion {}
+
+impl Completion {
+    /// Creates an initializer for a completion that is not done.
+    pub fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- Opaque::ffi_init(|slot: *mut bindings::completion| {
+                // SAFETY: `slot` is valid for writing a `struct completion`.
+                unsafe { bindings::init_completion(slot) };
+            }),
+        })
+    }
+
+    /// Lets one waiter go on: one that waits, or the next to come. Any context.
+    pub fn complete(&self) {
+        // SAFETY: `self.inner` has been initialised by `new`.
+        unsafe { bindings::complete(self.inner.get()) };
+    }
+
+    /// Lets all waiters go on, those to come included, until [`Completion::reinit`]. Any context.
+    pub fn complete_all(&self) {
+        // SAFETY: `self.inner` has been initialised by `new`.
+        unsafe { bindings::complete_all(self.inner.get()) };
+    }
+
+    /// Makes the completion not done again.
+    pub fn reinit(&self) {
+        // SAFETY: `self.inner` has been initialised by `new`.
+        unsafe { bindings::reinit_completion(self.inner.get()) };
+    }
+
+    /// Returns whether a wait would end at once. Any context.
+    pub fn is_done(&self) -> bool {
+        // SAFETY: `self.inner` has been initialised by `new`.
+        unsafe { bindings::completion_done(self.inner.get()) }
+    }
+
+    /// Waits until the completion is done, for at most `timeout` jiffies. Process context.
+    ///
+    /// Returns whether it was done in time.
+    ///
+    /// # Errors
+    ///
+    /// [`EINTR`] if the task has been killed.
+    pub fn wait_killable_timeout(&self, timeout: Jiffies) -> Result<bool> {
+        // SAFETY: `self.inner` has been initialised by `new`.
+        let left =
+            unsafe { bindings::wait_for_completion_killable_timeout(self.inner.get(), timeout) };
+        if left < 0 {
+            Err(EINTR)
+        } else {
+            Ok(left > 0)
+        }
+    }
+}
