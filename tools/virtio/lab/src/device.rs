@@ -7,6 +7,7 @@ use crate::rust;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,46 +29,86 @@ impl FromStr for Spec {
     }
 }
 
-impl Spec {
-    pub fn new(args: &[&str]) -> Self {
-        Self(args.iter().map(|a| a.to_string()).collect())
-    }
-}
-
 /// One device of VIRTIO 1.4 and one of the draft, whose data is a counter: a gap shows.
 pub fn default_pair() -> Vec<Spec> {
     ["43", "42"]
-        .map(|offer| Spec::new(&["--offer", offer, "--data", "counter"]))
+        .map(|offer| {
+            Spec(
+                ["--offer", offer, "--data", "counter"]
+                    .map(String::from)
+                    .into(),
+            )
+        })
         .into()
 }
 
-/// A device that runs.
-pub struct Device {
+/// The devices of one guest.
+pub struct Devices(Vec<Device>);
+
+struct Device {
     daemon: Daemon,
-    pub socket: PathBuf,
+    socket: PathBuf,
     events: PathBuf,
-    /// How many of the violations have been asked for.
+    /// How many of its violations have been asked for.
     seen: usize,
 }
 
-/// An event that we look at; the device writes others, too.
-#[derive(Deserialize)]
+/// Something that happened to a device.
+#[derive(Debug, Deserialize)]
 struct Event {
     event: String,
     #[serde(flatten)]
-    fields: serde_json::Map<String, serde_json::Value>,
+    fields: Map<String, Value>,
 }
 
+/// All that happened to a device.
+#[derive(Debug)]
+pub struct Record(Vec<Event>);
+
 /// Builds the device program.
-pub fn build(tree: &Tree) -> Result<PathBuf> {
+fn build(tree: &Tree) -> Result<PathBuf> {
     let mut cargo = rust::cargo(tree);
     cargo.args(["build", "--quiet", "--release", "-p", "virtio-test-device"]);
     output_of(&mut cargo)?;
     Ok(tree.join("out/target/release/virtio-test-device"))
 }
 
+impl Devices {
+    pub fn start(tree: &Tree, specs: &[Spec], run: &Path) -> Result<Self> {
+        let program = build(tree)?;
+        specs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| Device::start(&program, spec, run, index))
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|device| device.socket.as_path())
+    }
+
+    /// The violations recorded since this was last asked.
+    pub fn new_violations(&mut self) -> Result<Vec<String>> {
+        let mut new = Vec::new();
+        for (index, device) in self.0.iter_mut().enumerate() {
+            let mut all = device.record()?.violations();
+            for violation in all.drain(device.seen..) {
+                new.push(format!("device {index}: {violation}"));
+                device.seen += 1;
+            }
+        }
+        Ok(new)
+    }
+
+    /// Lets the devices end, now that QEMU has.
+    pub fn finish(self) -> Result<Vec<Record>> {
+        self.0.into_iter().map(Device::finish).collect()
+    }
+}
+
 impl Device {
-    pub fn start(program: &Path, spec: &Spec, run: &Path, index: usize) -> Result<Self> {
+    fn start(program: &Path, spec: &Spec, run: &Path, index: usize) -> Result<Self> {
         let socket = PathBuf::from(format!("/run/dev{index}.sock"));
         let _ = fs::remove_file(&socket);
         let events = run.join(format!("dev{index}.events"));
@@ -77,11 +118,7 @@ impl Device {
             .args(["--once", "--socket"])
             .arg(&socket)
             .arg("--events")
-            .arg(&events)
-            .env(
-                "RUST_LOG",
-                std::env::var("RUST_LOG").unwrap_or("info".into()),
-            );
+            .arg(&events);
         let log = run.join(format!("dev{index}.log"));
         let mut daemon = Daemon::spawn("virtio-test-device", &mut command, log)?;
         daemon.wait_for(&socket, PATIENCE)?;
@@ -93,48 +130,60 @@ impl Device {
         })
     }
 
-    /// The violations recorded since this was last asked.
-    pub fn new_violations(&mut self) -> Result<Vec<String>> {
-        let all = violations(&read(&self.events)?)?;
-        let new = all.get(self.seen..).unwrap_or_default().to_vec();
-        self.seen = all.len();
-        Ok(new)
+    fn record(&self) -> Result<Record> {
+        let text = fs::read_to_string(&self.events)
+            .with_context(|| format!("can't read {}", self.events.display()))?;
+        Record::parse(&text)
     }
 
-    /// Lets the device end, now that QEMU has, and returns all violations.
-    pub fn finish(mut self) -> Result<Vec<String>> {
-        if !self.daemon.wait(Duration::from_millis(500)) {
-            self.daemon.terminate();
-            ensure!(
-                self.daemon.wait(PATIENCE),
-                "the device did not end when told to:\n{}",
-                tail(self.daemon.log(), 10)
-            );
-        }
-        violations(&read(&self.events)?)
+    fn finish(mut self) -> Result<Record> {
+        ensure!(
+            self.daemon.wait(PATIENCE),
+            "the device did not end with QEMU:\n{}",
+            tail(self.daemon.log(), 10)
+        );
+        self.record()
     }
 }
 
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
-}
-
-/// The violations in an event stream, in words.
-fn violations(events: &str) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    // The last line may be half written.
-    for line in events.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
-        let event: Event =
-            serde_json::from_str(line).with_context(|| format!("not an event: {line}"))?;
-        if event.event == "violation" {
-            let fields = event.fields.iter().map(|(key, value)| match value {
-                serde_json::Value::String(text) => format!("{key}={text}"),
-                other => format!("{key}={other}"),
-            });
-            found.push(fields.collect::<Vec<_>>().join(" "));
-        }
+impl Record {
+    /// Parses an event stream, whose last line may be half written.
+    fn parse(events: &str) -> Result<Self> {
+        events
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not an event: {line}")))
+            .collect::<Result<_>>()
+            .map(Self)
     }
-    Ok(found)
+
+    /// What the driver did against the rules, in words.
+    pub fn violations(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .filter(|event| event.event == "violation")
+            .map(|event| {
+                let field = |name| {
+                    event
+                        .fields
+                        .get(name)
+                        .and_then(Value::as_str)
+                        .unwrap_or("?")
+                };
+                format!("{}: {} ({})", field("rule"), field("what"), field("access"))
+            })
+            .collect()
+    }
+
+    /// The driver reset the device after it had suspended it for the last time.
+    pub fn reset_while_suspended(&self) -> bool {
+        let mut events = self.0.iter().rev();
+        let reset = events
+            .by_ref()
+            .take_while(|event| event.event != "suspended")
+            .any(|e| e.event == "reset" && e.fields.get("by").is_some_and(|by| by == "driver"));
+        reset && self.0.iter().any(|event| event.event == "suspended")
+    }
 }
 
 #[cfg(test)]
@@ -143,13 +192,32 @@ mod tests {
 
     #[test]
     fn violations_are_told_from_other_events() {
-        let events = "{\"t_us\":1,\"event\":\"reset\"}\n\
-                      {\"t_us\":2,\"event\":\"violation\",\"rule\":\"D5\",\"text\":\"kick\"}\n\
-                      {\"t_us\":3,\"ev";
-        let found = violations(events).unwrap();
-        assert_eq!(found.len(), 1);
-        assert!(found[0].contains("rule=D5") && found[0].contains("text=kick"));
-        assert!(violations("garbage\n").is_err());
-        assert!(violations("").unwrap().is_empty());
+        let record = Record::parse(
+            "{\"t_us\":1,\"event\":\"reset\",\"by\":\"vfio\"}\n\
+             {\"t_us\":2,\"event\":\"violation\",\"rule\":\"D5\",\"what\":\"a notification\",\
+             \"access\":\"notify 0\",\"time_us\":2}\n\
+             {\"t_us\":3,\"ev",
+        )
+        .unwrap();
+        assert_eq!(record.violations(), ["D5: a notification (notify 0)"]);
+        assert!(Record::parse("garbage\n").is_err());
+        assert!(Record::parse("").unwrap().violations().is_empty());
+    }
+
+    #[test]
+    fn a_reset_counts_after_the_suspend_only() {
+        let record = |events: &[&str]| {
+            let lines: String = events
+                .iter()
+                .map(|event| format!("{{\"t_us\":1,\"event\":{event}}}\n"))
+                .collect();
+            Record::parse(&lines).unwrap()
+        };
+        let by_driver = "\"reset\",\"by\":\"driver\"";
+        let by_client = "\"reset\",\"by\":\"disconnect\"";
+        assert!(record(&["\"suspended\"", by_driver, by_client]).reset_while_suspended());
+        assert!(!record(&["\"suspended\"", by_client]).reset_while_suspended());
+        assert!(!record(&[by_driver, "\"suspended\""]).reset_while_suspended());
+        assert!(!record(&[by_driver]).reset_while_suspended());
     }
 }

@@ -2,7 +2,7 @@
 
 //! A guest: QEMU, its file systems, its devices, and how it ended.
 
-use crate::device::{self, Device, Spec};
+use crate::device::{self, Devices, Record, Spec};
 use crate::init::{Job, JOB, STATUS};
 use crate::kernel::Kernel;
 use crate::klog::{self, Complaint, Shutdown};
@@ -52,20 +52,26 @@ pub enum Terminal {
     Interactive,
 }
 
+#[derive(Clone)]
 pub struct Config {
     pub accel: Accel,
     pub devices: Vec<Spec>,
+    /// When the guest is stopped; an interactive one is not.
     pub deadline: Duration,
     /// Index of our modules.
     pub modules: Option<PathBuf>,
     pub terminal: Terminal,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// A guest with some devices, or else the default ones, and the kernel's own drivers.
+    pub fn with(devices: Vec<Spec>) -> Self {
         Self {
             accel: Accel::default(),
-            devices: Vec::new(),
+            devices: match devices.is_empty() {
+                true => device::default_pair(),
+                false => devices,
+            },
             deadline: Duration::from_secs(120),
             modules: None,
             terminal: Terminal::Lines,
@@ -102,15 +108,15 @@ impl fmt::Display for Ending {
 pub struct Outcome {
     pub ending: Ending,
     pub complaints: Vec<Complaint>,
-    /// What each device holds against the driver.
-    pub violations: Vec<Vec<String>>,
+    /// What each device saw.
+    pub records: Vec<Record>,
     console: PathBuf,
 }
 
 impl Outcome {
     /// Nothing is held against kernel and driver.
     pub fn is_clean(&self) -> bool {
-        self.complaints.is_empty() && self.violations.iter().all(Vec::is_empty)
+        self.complaints.is_empty() && self.records.iter().all(|r| r.violations().is_empty())
     }
 
     /// An exit status: the job's, unless something else went wrong.
@@ -124,7 +130,8 @@ impl Outcome {
 
     /// Says what went wrong, and where to read on.
     pub fn report(&self) {
-        for (index, violations) in self.violations.iter().enumerate() {
+        for (index, record) in self.records.iter().enumerate() {
+            let violations = record.violations();
             println!("device {index}: violations: {}", violations.len());
             for violation in violations {
                 println!("    {violation}");
@@ -147,14 +154,14 @@ impl Outcome {
     }
 }
 
-/// Runs a job in a guest.
+/// Runs a job in a guest; `on_line` gets each line it prints.
 pub fn run(
     tree: &Tree,
     kernel: &Kernel,
     name: &str,
     config: &Config,
     job: &Job,
-    mut on_line: impl FnMut(&str),
+    mut on_line: impl FnMut(&str, &mut Devices) -> Result<()>,
 ) -> Result<Outcome> {
     let run = tree.run_dir(name)?;
     let text = serde_json::to_string(job).context("can't encode the job")?;
@@ -162,21 +169,14 @@ pub fn run(
 
     let root = share("root", Path::new("/"), &["--readonly"], &run)?;
     let shared = share("tree", tree.root(), &[], &run)?;
-    let program = device::build(tree)?;
-    let devices = config
-        .devices
-        .iter()
-        .enumerate()
-        .map(|(index, spec)| Device::start(&program, spec, &run, index))
-        .collect::<Result<Vec<_>>>()?;
-
+    let mut devices = Devices::start(tree, &config.devices, &run)?;
     let console = run.join("console");
     let mut qemu = qemu(tree, kernel, config, &run, &console);
     for share in [&root, &shared] {
         qemu.args(share.qemu_args());
     }
-    for device in &devices {
-        let socket = device.socket.display();
+    for socket in devices.sockets() {
+        let socket = socket.display();
         qemu.arg("-device").arg(format!(
             r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{socket}"}}}}"#
         ));
@@ -186,7 +186,9 @@ pub fn run(
     let in_time = match config.terminal {
         Terminal::Lines => {
             let mut child = spawn(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-            stream(&mut child, config.deadline, &mut on_line)?
+            stream(&mut child, config.deadline, |line| {
+                on_line(line, &mut devices)
+            })?
         }
         Terminal::Interactive => {
             spawn(&mut qemu)?.wait().context("can't wait for QEMU")?;
@@ -211,10 +213,7 @@ pub fn run(
     Ok(Outcome {
         ending,
         complaints: klog::complaints(&text),
-        violations: devices
-            .into_iter()
-            .map(Device::finish)
-            .collect::<Result<_>>()?,
+        records: devices.finish()?,
         console,
     })
 }
@@ -224,7 +223,11 @@ fn spawn(qemu: &mut Command) -> Result<Child> {
 }
 
 /// Hands on what the guest prints, until it ends or its time is over.
-fn stream(qemu: &mut Child, limit: Duration, on_line: &mut impl FnMut(&str)) -> Result<bool> {
+fn stream(
+    qemu: &mut Child,
+    limit: Duration,
+    mut on_line: impl FnMut(&str) -> Result<()>,
+) -> Result<bool> {
     let stdout = qemu.stdout.take().context("QEMU has no standard output")?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -244,7 +247,7 @@ fn stream(qemu: &mut Child, limit: Duration, on_line: &mut impl FnMut(&str)) -> 
     let end = Instant::now() + limit;
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(line) => on_line(&line),
+            Ok(line) => on_line(&line)?,
             Err(error) => {
                 if error == RecvTimeoutError::Timeout {
                     let _ = qemu.kill();

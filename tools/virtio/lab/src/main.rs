@@ -5,15 +5,23 @@
 //! It runs in the build root that `scripts/lab` makes, as process 1 of a PID namespace: when it
 //! ends, for whatever reason, QEMU and the devices end with it.
 
+mod analyzer;
 mod apt;
+mod bench;
+mod check;
+mod demo;
 mod device;
 mod guest;
 mod init;
 mod kernel;
 mod klog;
+mod ktap;
+mod makefile;
 mod modules;
 mod process;
 mod rust;
+mod scenario;
+mod suite;
 mod tree;
 
 use anyhow::{Context, Result};
@@ -73,8 +81,23 @@ enum Cmd {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
+    /// Run the tests: of the tools on this machine, of the modules in guests.
+    Test {
+        /// Only tests of this name, such as sysfs, 'guest/*', 'host/*' or 'boot/reboot*'.
+        #[arg(long, value_name = "GLOB")]
+        filter: Option<String>,
+    },
+    /// Show a device suspended under I/O, with explanations.
+    Demo,
+    /// Measure what a suspend costs, against unbinding the driver; writes out/bench.json.
+    Bench,
+    /// Check formatting, lints and style.
+    Check,
+    /// Write rust-project.json, for rust-analyzer.
+    RustAnalyzer,
     /// Start a guest to play in.
     Shell {
+        /// As in `guest`.
         #[arg(long = "device", value_name = "ARGS")]
         devices: Vec<device::Spec>,
     },
@@ -103,19 +126,18 @@ fn host(cli: Cli) -> Result<u8> {
 
     let tree = Tree::at_current_dir()?;
     let kernel = kernel::set_up(&tree, cli.kernel, cli.series.as_deref())?;
-    let shared = |devices: Vec<device::Spec>| guest::Config {
-        accel: cli.accel,
-        devices: match devices.is_empty() {
-            true => device::default_pair(),
-            false => devices,
-        },
-        ..guest::Config::default()
+    // Builds the modules and describes a guest with them.
+    let with_modules = |devices: Vec<device::Spec>| {
+        Ok::<_, anyhow::Error>(guest::Config {
+            accel: cli.accel,
+            modules: Some(modules::build(&tree, &kernel)?.index),
+            ..guest::Config::with(devices)
+        })
     };
     match cli.command {
         Cmd::Setup => println!("Linux {} ({})", kernel.release, kernel.version),
         Cmd::Modules => {
-            let modules = modules::build(&tree, &kernel)?;
-            for ko in &modules.files {
+            for ko in modules::build(&tree, &kernel)?.files {
                 println!("{}", ko.display());
             }
         }
@@ -125,36 +147,49 @@ fn host(cli: Cli) -> Result<u8> {
             deadline,
             command,
         } => {
-            let modules = match stock_drivers {
-                true => None,
-                false => Some(modules::build(&tree, &kernel)?),
+            let mut config = match stock_drivers {
+                true => guest::Config::with(devices),
+                false => with_modules(devices)?,
             };
-            let config = guest::Config {
-                deadline: Duration::from_secs(deadline),
-                modules: modules.map(|m| m.index),
-                ..shared(devices)
-            };
+            config.accel = cli.accel;
+            config.deadline = Duration::from_secs(deadline);
             let job = init::Job::Command(command);
-            let outcome = guest::run(&tree, &kernel, "guest", &config, &job, |line| {
-                println!("{line}");
-            })?;
+            let outcome = guest::run(&tree, &kernel, "guest", &config, &job, print)?;
             outcome.report();
             return Ok(outcome.status());
         }
+        Cmd::Test { filter } => {
+            let tally = suite::run(&tree, &kernel, cli.accel, filter.as_deref())?;
+            println!("{tally}");
+            return Ok(u8::from(!tally.is_good()));
+        }
+        Cmd::Demo => return demo::run(&tree, &kernel, &with_modules(Vec::new())?),
+        Cmd::Bench => {
+            let good = bench::run(&tree, &kernel, &with_modules(Vec::new())?)?;
+            return Ok(u8::from(!good));
+        }
+        Cmd::Check => return Ok(u8::from(!check::run(&tree, &kernel)?)),
+        Cmd::RustAnalyzer => {
+            // For the generated bindings.
+            modules::build(&tree, &kernel)?;
+            println!("written to {}", analyzer::run(&tree, &kernel)?.display());
+        }
         Cmd::Shell { devices } => {
-            let modules = modules::build(&tree, &kernel)?;
-            let config = guest::Config {
-                deadline: Duration::MAX,
-                modules: Some(modules.index),
-                terminal: guest::Terminal::Interactive,
-                ..shared(devices)
-            };
-            let outcome = guest::run(&tree, &kernel, "shell", &config, &init::shell(), |_| {})?;
+            let mut config = with_modules(devices)?;
+            config.terminal = guest::Terminal::Interactive;
+            let job = init::shell();
+            let outcome = guest::run(&tree, &kernel, "shell", &config, &job, print)?;
             outcome.report();
         }
         Cmd::Init(_) => unreachable!("handled by main"),
     }
     Ok(0)
+}
+
+/// Shows a line that a guest printed.
+fn print(line: &str, _: &mut device::Devices) -> Result<()> {
+    println!("{line}");
+    Ok(())
 }
 
 /// Process 1 has no default action for signals.  Ending it ends all others.

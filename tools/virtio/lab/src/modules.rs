@@ -23,8 +23,7 @@ pub fn build(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
     let log = tree.out("log")?.join("modules.log");
     run_logged(make(tree, kernel, &out).arg("modules"), &log)?;
     let text = fs::read_to_string(&log).context("can't read the log of the build")?;
-    let warnings: Vec<&str> = text.lines().filter(|l| is_warning(l)).collect();
-    if !warnings.is_empty() {
+    if has_warnings(&text) {
         // So that the next build says it again.
         fs::remove_dir_all(&out).context("can't remove what was built")?;
         bail!("the modules build with warnings:\n{text}");
@@ -46,6 +45,11 @@ pub fn make(tree: &Tree, kernel: &Kernel, out: &Path) -> Command {
         .arg(format!("M={}", tree.root().display()))
         .arg(format!("MO={}", out.display()));
     make
+}
+
+/// Whether some tool warned in the output of a build.
+pub fn has_warnings(output: &str) -> bool {
+    output.lines().any(is_warning)
 }
 
 fn is_warning(line: &str) -> bool {
@@ -73,7 +77,8 @@ fn index(out: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let release = &kernel.release;
     let config = out.join("depmod.conf");
     let text = format!(
-        "external {release} {}\nsearch external built-in\n",
+        // A release is no good here: it would be taken for a regular expression.
+        "external * {}\nsearch external built-in\n",
         out.display()
     );
     fs::write(&config, text).with_context(|| format!("can't write {}", config.display()))?;

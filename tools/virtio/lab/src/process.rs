@@ -3,7 +3,6 @@
 //! Running other programs: with a log, with progress, and never without an end.
 
 use anyhow::{bail, Context, Result};
-use rustix::process::{Pid, Signal};
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -150,13 +149,6 @@ impl Daemon {
                 Ok(None) => return false,
                 Ok(Some(_)) | Err(_) => return true,
             }
-        }
-    }
-
-    /// Asks the program to end.
-    pub fn terminate(&self) {
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
         }
     }
 

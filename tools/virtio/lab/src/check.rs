@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `lab check`: formatting, lints and style, by the kernel's own tools and rules.
+
+use crate::kernel::Kernel;
+use crate::modules;
+use crate::rust;
+use crate::tree::Tree;
+use anyhow::{ensure, Context, Result};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the files are that would be the kernel's.
+const KERNEL_SIDE: &[&str] = &["rust", "drivers", "samples", "include"];
+/// Where the word "unsafe" has no business: drivers are written in safe Rust.
+const SAFE_ONLY: &[&str] = &["drivers", "samples"];
+const SCRIPTS: &[&str] = &["scripts", ".ci"];
+const SELFTESTS: &str = "tools/testing/selftests/virtio";
+
+/// Does one check; `Ok(false)` if it found something, and said so.
+type Check = fn(&Tree, &Kernel) -> Result<bool>;
+
+const CHECKS: &[(&str, Check)] = &[
+    ("rustfmt, modules", rustfmt),
+    ("clippy, modules", clippy),
+    ("checkpatch", checkpatch),
+    ("no unsafe in drivers and samples", no_unsafe),
+    ("shellcheck", shellcheck),
+    ("rustfmt, tools", cargo_fmt),
+    ("clippy, tools", cargo_clippy),
+];
+
+/// Runs all checks; whether none found anything.
+pub fn run(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    let mut found = 0;
+    for (name, check) in CHECKS {
+        println!("{name}");
+        std::io::stdout().flush().context("can't print")?;
+        if !check(tree, kernel).with_context(|| format!("can't run {name}"))? {
+            println!("    FAILED: {name}");
+            found += 1;
+        }
+    }
+    println!("{} checks passed, {found} failed", CHECKS.len() - found);
+    Ok(found == 0)
+}
+
+fn succeeds(command: &mut Command) -> Result<bool> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.stdin(Stdio::null()).status();
+    Ok(status
+        .with_context(|| format!("can't run {program}"))?
+        .success())
+}
+
+/// The files below some directories, but for what a build leaves there.
+fn files(tree: &Tree, dirs: &[&str], wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+        for entry in fs::read_dir(dir).with_context(|| format!("can't read {}", dir.display()))? {
+            let path = entry.context("can't read a directory")?.path();
+            if path.is_dir() {
+                walk(&path, found)?;
+            } else {
+                found.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    for dir in dirs.iter().map(|dir| tree.join(dir)).filter(|d| d.exists()) {
+        walk(&dir, &mut found)?;
+    }
+    found.retain(|path| !is_generated(path) && wanted(path));
+    found.sort();
+    Ok(found)
+}
+
+fn is_generated(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.contains("_generated.") || name.ends_with(".mod.c")
+}
+
+fn has_extension(extensions: &'static [&'static str]) -> impl Fn(&Path) -> bool {
+    move |path| {
+        let extension = path.extension().and_then(OsStr::to_str);
+        extension.is_some_and(|e| extensions.contains(&e))
+    }
+}
+
+fn rustfmt(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    let files = files(tree, KERNEL_SIDE, has_extension(&["rs"]))?;
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt
+        .args(["--check", "--edition=2021", "--config-path"])
+        .arg(kernel.source.join(".rustfmt.toml"))
+        .args(files);
+    succeeds(&mut rustfmt)
+}
+
+/// The kernel's lints are in the flags that Kbuild passes.
+fn clippy(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    let out = tree.out("clippy")?;
+    // Make knows no difference between an object built by rustc and one that clippy has seen.
+    fs::remove_dir_all(&out).with_context(|| format!("can't empty {}", out.display()))?;
+    let out = tree.out("clippy")?;
+    let output = modules::make(tree, kernel, &out)
+        .args(["CLIPPY=1", "modules"])
+        .env("CLIPPY_CONF_DIR", &kernel.source)
+        .stdin(Stdio::null())
+        .output()
+        .context("can't run make")?;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let good = output.status.success() && !modules::has_warnings(&text);
+    if !good {
+        println!("{text}");
+    }
+    Ok(good)
+}
+
+fn checkpatch(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    let mut files = files(tree, KERNEL_SIDE, has_extension(&["rs", "c", "h"]))?;
+    files.extend(self::files(tree, &["scripts", SELFTESTS], |path| {
+        !path.ends_with("packages")
+    })?);
+    let mut checkpatch = Command::new(kernel.source.join("scripts/checkpatch.pl"));
+    checkpatch
+        .args([
+            "--strict",
+            "--no-summary",
+            "--terse",
+            "--show-types",
+            "--file",
+        ])
+        .args(files)
+        .current_dir(&kernel.source);
+    succeeds(&mut checkpatch)
+}
+
+fn no_unsafe(tree: &Tree, _: &Kernel) -> Result<bool> {
+    let mut good = true;
+    for path in files(tree, SAFE_ONLY, has_extension(&["rs"]))? {
+        let text = fs::read_to_string(&path).context("can't read a source file")?;
+        for (index, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, l)| has_word(l, "unsafe"))
+        {
+            println!("{}:{}: {}", path.display(), index + 1, line.trim());
+            good = false;
+        }
+    }
+    Ok(good)
+}
+
+/// As `grep -w` does.
+fn has_word(line: &str, word: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|w| w == word)
+}
+
+fn shellcheck(tree: &Tree, _: &Kernel) -> Result<bool> {
+    let is_script = |path: &Path| {
+        let text = fs::read(path).unwrap_or_default();
+        text.starts_with(b"#!/bin/sh") || text.starts_with(b"#!/bin/bash")
+    };
+    let files = files(tree, SCRIPTS, is_script)?;
+    ensure!(!files.is_empty(), "no scripts found");
+    succeeds(Command::new("shellcheck").args(files))
+}
+
+fn cargo_fmt(tree: &Tree, _: &Kernel) -> Result<bool> {
+    succeeds(rust::cargo(tree).args(["fmt", "--all", "--check"]))
+}
+
+fn cargo_clippy(tree: &Tree, _: &Kernel) -> Result<bool> {
+    let mut cargo = rust::cargo(tree);
+    cargo.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    succeeds(cargo.args(["--", "-D", "warnings"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words() {
+        assert!(has_word("    unsafe { x() }", "unsafe"));
+        assert!(has_word("// unsafe, too", "unsafe"));
+        assert!(!has_word("#![forbid(unsafe_code)]", "unsafe"));
+    }
+
+    #[test]
+    fn generated_files() {
+        assert!(is_generated(Path::new("rust/virtio_bindings_generated.rs")));
+        assert!(is_generated(Path::new("virtio_rng.mod.c")));
+        assert!(!is_generated(Path::new("rust/kernel/virtio.rs")));
+    }
+}
