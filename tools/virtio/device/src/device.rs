@@ -10,7 +10,7 @@
 //! How the device keeps its rules:
 //!
 //! * V1: [`StatusMachine::write`] ignores SUSPEND unless negotiated and after DRIVER_OK.
-//! * V2: [`Device::suspend`] finishes what is in process, sends the used-buffer notifications and
+//! * V2: `Device::suspend` finishes what is in process, sends the used-buffer notifications and
 //!   only then presents the suspended condition.
 //! * V3: while [`StatusMachine::is_frozen`], notifications and writes other than status are
 //!   dropped and no queue is processed. (The judge reads the available positions to find buffers
@@ -1004,3 +1004,6 @@ impl Device {
 fn hex(status: u8) -> String {
     format!("{status:#04x}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,14 @@ impl DmaMap {
         };
         let range = || DmaError::Range { address, size };
         let length = usize::try_from(size).map_err(|_| range())?;
+        // vm-memory leaves that to its caller.
+        let len = match file.metadata() {
+            Ok(metadata) if metadata.is_file() => metadata.len(),
+            _ => u64::MAX,
+        };
+        if offset.checked_add(size).is_none_or(|end| end > len) {
+            return Err(DmaError::Short { size, offset, len });
+        }
         let region =
             MmapRegion::from_file(FileOffset::new(file, offset), length).map_err(|source| {
                 DmaError::Map {

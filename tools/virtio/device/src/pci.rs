@@ -186,6 +186,18 @@ impl ConfigSpace {
         self.window + offset_of!(CfgCap, pci_cfg_data)
     }
 
+    /// Where FLR is initiated.
+    #[cfg(test)]
+    pub fn af_control(&self) -> u64 {
+        self.af as u64 + 4
+    }
+
+    /// Where the PCI configuration access capability is.
+    #[cfg(test)]
+    pub fn window_offset(&self) -> u64 {
+        self.window as u64
+    }
+
     /// Whether MSI-X is enabled.
     pub fn msix_enabled(&self) -> bool {
         self.bytes[self.msix + 3] & MSIX_ENABLE != 0

@@ -17,6 +17,8 @@ pub mod packed;
 pub mod split;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use packed::PackedRing;
 pub use split::SplitRing;
