@@ -120,23 +120,31 @@ fn clippy(tree: &Tree, kernel: &Kernel) -> Result<bool> {
     Ok(good)
 }
 
+/// Definitions of trace events are laid out as checkpatch does not like it, in the whole kernel.
+const TRACE_EVENTS: &str = "include/trace/events";
+const TRACE_EVENTS_IGNORE: &str = "--ignore=OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT";
+
 fn checkpatch(tree: &Tree, kernel: &Kernel) -> Result<bool> {
     let mut files = files(tree, KERNEL_SIDE, has_extension(&["rs", "c", "h"]))?;
     files.extend(self::files(tree, &["scripts", SELFTESTS], |path| {
         !path.ends_with("packages")
     })?);
-    let mut checkpatch = Command::new(kernel.source.join("scripts/checkpatch.pl"));
-    checkpatch
-        .args([
-            "--strict",
-            "--no-summary",
-            "--terse",
-            "--show-types",
-            "--file",
-        ])
-        .args(files)
-        .current_dir(&kernel.source);
-    succeeds(&mut checkpatch)
+    let trace_events = tree.join(TRACE_EVENTS);
+    let (trace, others): (Vec<_>, Vec<_>) = files
+        .into_iter()
+        .partition(|f| f.starts_with(&trace_events));
+    let check = |options: &[&str], files: &[PathBuf]| {
+        let mut checkpatch = Command::new(kernel.source.join("scripts/checkpatch.pl"));
+        checkpatch
+            .args(["--strict", "--no-summary", "--terse", "--show-types"])
+            .args(options)
+            .arg("--file")
+            .args(files)
+            .current_dir(&kernel.source);
+        Ok::<_, anyhow::Error>(files.is_empty() || succeeds(&mut checkpatch)?)
+    };
+    let good = check(&[], &others)?;
+    Ok(check(&[TRACE_EVENTS_IGNORE], &trace)? && good)
 }
 
 fn no_unsafe(tree: &Tree, _: &Kernel) -> Result<bool> {

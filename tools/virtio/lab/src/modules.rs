@@ -19,6 +19,7 @@ pub struct Modules {
 
 /// Builds the modules; a warning is an error.
 pub fn build(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
+    let _lock = tree.lock("modules")?;
     let out = tree.out(&kernel.release)?;
     let log = tree.out("log")?.join("modules.log");
     run_logged(make(tree, kernel, &out).arg("modules"), &log)?;

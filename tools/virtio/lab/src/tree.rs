@@ -3,7 +3,8 @@
 //! Where things are in the clone.
 
 use anyhow::{ensure, Context, Result};
-use std::fs;
+use std::fs::{self, File};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 /// The clone this program was built from, at the same path in the build root and in the guest.
@@ -40,13 +41,55 @@ impl Tree {
         make_dir(self.join("out").join(path))
     }
 
-    /// An empty directory for what one run leaves behind.
-    pub fn run_dir(&self, name: &str) -> Result<PathBuf> {
-        let dir = self.join("out/runs").join(name);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).with_context(|| format!("can't empty {}", dir.display()))?;
+    /// Waits until nobody else uses what a name stands for, and keeps it until dropped.
+    pub fn lock(&self, name: &str) -> Result<File> {
+        let file = self.lock_file(name)?;
+        file.lock().with_context(|| format!("can't lock {name}"))?;
+        Ok(file)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
+        let path = self.out("lock")?.join(name);
+        File::create(&path).with_context(|| format!("can't write {}", path.display()))
+    }
+
+    /// An empty directory for what one run leaves behind, named after what the run is for.
+    pub fn run_dir(&self, name: &str) -> Result<RunDir> {
+        for number in 1.. {
+            let name = match number {
+                1 => name.to_string(),
+                _ => format!("{name}-{number}"),
+            };
+            let lock = self.lock_file(&format!("run-{name}"))?;
+            // Another run of this name is under way.
+            if lock.try_lock().is_err() {
+                continue;
+            }
+            let path = self.join("out/runs").join(name);
+            if path.exists() {
+                fs::remove_dir_all(&path)
+                    .with_context(|| format!("can't empty {}", path.display()))?;
+            }
+            return Ok(RunDir {
+                path: make_dir(path)?,
+                _lock: lock,
+            });
         }
-        make_dir(dir)
+        unreachable!("the numbers do not end")
+    }
+}
+
+/// A directory that no other run uses.
+pub struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Deref for RunDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
     }
 }
 
