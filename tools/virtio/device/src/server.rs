@@ -74,9 +74,20 @@ impl Socket {
             },
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(|source| ServerError::Bind {
+        let bind_error = |source| ServerError::Bind {
             path: path.into(),
             source,
+        };
+        // Between bind and listen a socket refuses connections and looks stale. It is made under
+        // another name and gets its own when it listens, unless somebody was faster: who sees the
+        // socket can connect to it.
+        let hidden = path.with_file_name(format!(".{:x}", std::process::id()));
+        let listener = UnixListener::bind(&hidden).map_err(bind_error)?;
+        let linked = fs::hard_link(&hidden, path);
+        let _ = fs::remove_file(&hidden);
+        linked.map_err(|source| match source.kind() {
+            ErrorKind::AlreadyExists => ServerError::InUse(path.into()),
+            _ => bind_error(source),
         })?;
         Ok((Self { path: path.into() }, listener))
     }

@@ -640,6 +640,25 @@ fn a_broken_buffer_needs_a_reset() {
 }
 
 #[test]
+fn a_driver_that_gives_more_than_it_has_needs_a_reset() {
+    // Split only: a packed ring has no room for more.
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"hold":true}"#);
+    guest.add();
+    for _ in 1..SIZE {
+        guest.driver.publish(&guest.mem, 0);
+    }
+    guest.notify();
+    guest.device.work();
+    assert_eq!(guest.status(), 0x0f);
+    // Nothing was given back, so this is a descriptor that the device has already.
+    guest.driver.publish(&guest.mem, 0);
+    guest.notify();
+    assert_eq!(guest.status(), 0x4f);
+    assert_eq!(guest.device.queues[0].in_process.len(), usize::from(SIZE));
+}
+
+#[test]
 fn memory_that_disappears_is_survived() {
     each(|settings| {
         let mut guest = Guest::live(settings);

@@ -72,6 +72,17 @@ fn indirect_chains() {
 }
 
 #[test]
+fn a_chain_is_at_most_as_long_as_the_queue() {
+    each(4, |mem, mut driver| {
+        let mut ring = driver.ring(mem, driver.layout()).unwrap();
+        driver.add(mem, &[(0x8000, 1, true); 4], true);
+        assert_eq!(ring.pop(mem).unwrap().unwrap().writable.len(), 4);
+        driver.add(mem, &[(0x8000, 1, true); 5], true);
+        assert!(matches!(ring.pop(mem), Err(RingError::TooLong(4))));
+    });
+}
+
+#[test]
 fn the_mark_moves_when_a_buffer_is_made_available() {
     each(4, |mem, mut driver| {
         let mut ring = driver.ring(mem, driver.layout()).unwrap();
