@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Removal while suspended, or on the way there, resets the device and frees everything (D13)."""
+
+import time
+
+from suspend_lib import (
+    PROMPT,
+    REVISIONS,
+    Modules,
+    Reader,
+    case,
+    device,
+    devices,
+    expect,
+    modules,
+    request_in_child,
+    require,
+    run,
+    select_rng,
+    wait_for,
+    works,
+)
+
+FAR_MS = 60_000
+
+
+def is_reset(dev):
+    """The driver has reset the device, which is nobody's now."""
+    if dev.mailbox:
+        info = dev.mailbox.info()
+        expect(info["state"], "reset", "the device's view")
+        # The virtio core has then seen it: ACKNOWLEDGE.
+        require(int(info["status"], 16) <= 1, f"device status {info['status']}")
+
+
+def suspends_again(dev):
+    expect(dev.state, "running", "state after a rebind")
+    expect(dev.counts(), (0, 0, 0), "counts after a rebind")
+    dev.request("suspend")
+    dev.request("resume")
+    works(dev)
+
+
+@case("{revision}: unbind while suspended", revision=REVISIONS)
+def unbind(revision):
+    dev = device(revision)
+    dev.request("suspend")
+    dev.unbind()
+    require(not dev.is_bound, "the files are still there")
+    is_reset(dev)
+    dev.bind()
+    suspends_again(dev)
+
+
+@case("{revision}: unbind while a {goal} waits ends it with ENODEV", revision=REVISIONS,
+      goal=("suspend", "resume"))
+def unbind_waiting(revision, goal):
+    dev = device(revision, mailbox=True)
+    if goal == "resume":
+        dev.request("suspend")
+    dev.mailbox.set(**{f"delay_{goal}_ms": FAR_MS})
+    dev.write("timeout_ms", str(2 * FAR_MS))
+    child = request_in_child(dev, goal)
+
+    began = time.monotonic()
+    dev.unbind()
+    took = time.monotonic() - began
+    require(took < PROMPT, f"unbind took {took} s")
+    expect(child.errno(what="the writer ends"), "ENODEV", goal)
+    is_reset(dev)
+    dev.mailbox.set(**{f"delay_{goal}_ms": 0})
+    dev.bind()
+    suspends_again(dev)
+
+
+@case("{revision}: unbind after a failed suspend", revision=("1.4",))
+def unbind_failed(revision):
+    dev = device(revision, mailbox=True)
+    dev.mailbox.set(refuse_suspend=True)
+    try:
+        dev.request("suspend")
+    except OSError:
+        pass
+    expect(dev.state, "failed", "state")
+    dev.unbind()
+    is_reset(dev)
+    dev.mailbox.set(refuse_suspend=False)
+    dev.bind()
+    suspends_again(dev)
+
+
+@case("unbind and bind, over and over, suspended each time")
+def over_and_over():
+    dev = device()
+    for _ in range(5):
+        dev.request("suspend")
+        dev.unbind()
+        dev.bind()
+    suspends_again(dev)
+
+
+@case("unbind while a reader waits for a suspended device")
+def unbind_reader():
+    dev = device()
+    for other in devices():
+        if other is not dev:
+            other.unbind()
+    select_rng(dev)
+    dev.request("suspend")
+    reader = Reader()
+    try:
+        reader.block()
+        began = time.monotonic()
+        dev.unbind()
+        require(time.monotonic() - began < PROMPT, "unbind waited for the reader")
+        expect(reader.child.errno(what="the reader ends"), "ENODEV", "the reader")
+    finally:
+        reader.close()
+    dev.bind()
+    suspends_again(dev)
+
+
+@case("the modules are unloaded while all devices are suspended, and a reader waits")
+def unload():
+    dev = devices()[0]
+    for other in devices():
+        if other is not dev:
+            other.request("suspend")
+    select_rng(dev)
+    dev.request("suspend")
+    reader = Reader()
+    try:
+        reader.block()
+        # The device file belongs to another module: an open file keeps nothing of ours loaded.
+        modules.unload()
+        wait_for(lambda: reader.child.poll() is not None, "the reader ends")
+        expect(reader.child.errno(), "ENODEV", "the reader")
+    finally:
+        reader.close()
+    for each in devices():
+        require(not each.is_bound, "the files are still there")
+        is_reset(each)
+    modules.load()
+    for each in devices():
+        suspends_again(each)
+
+
+@case("{revision}: the module of the driver is unloaded while a suspend waits", revision=REVISIONS)
+def unload_waiting(revision):
+    dev = device(revision, mailbox=True)
+    dev.mailbox.set(delay_suspend_ms=FAR_MS)
+    dev.write("timeout_ms", str(FAR_MS))
+    child = request_in_child(dev, "suspend")
+    began = time.monotonic()
+    Modules.remove(Modules.DRIVER)
+    took = time.monotonic() - began
+    require(took < 2 * PROMPT, f"rmmod took {took} s")
+    expect(child.errno(what="the writer ends"), "ENODEV", "suspend")
+    dev.mailbox.set(delay_suspend_ms=0)
+    modules.insert(Modules.DRIVER)
+    wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
+    suspends_again(dev)
+
+
+if __name__ == "__main__":
+    run()
