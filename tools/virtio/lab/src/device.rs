@@ -2,7 +2,7 @@
 
 //! The test devices of a guest, and what they say of the driver.
 
-use crate::process::{output_of, tail, Daemon};
+use crate::process::{announce, run_logged, tail, Daemon};
 use crate::rust;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
@@ -69,7 +69,8 @@ pub struct Record(Vec<Event>);
 fn build(tree: &Tree) -> Result<PathBuf> {
     let mut cargo = rust::cargo(tree);
     cargo.args(["build", "--quiet", "--release", "-p", "virtio-test-device"]);
-    output_of(&mut cargo)?;
+    let log = tree.out("log")?.join("device.log");
+    announce("building the test device", || run_logged(&mut cargo, &log))?;
     Ok(tree.join("out/target/release/virtio-test-device"))
 }
 

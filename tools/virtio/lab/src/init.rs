@@ -69,7 +69,10 @@ pub struct Selftest {
 /// A shell as large as our own terminal.
 pub fn shell() -> Job {
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout());
-    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row, size.ws_col));
+    let (rows, columns) = match size {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+        _ => (24, 80),
+    };
     Job::Shell { rows, columns }
 }
 
@@ -127,6 +130,7 @@ fn prepare(args: &Args) -> Result<()> {
         let layers = CStr::from_bytes_with_nul(layers.as_bytes()).context("a NUL in a path")?;
         mount("modules", &modules, "overlay", layers)?;
     }
+    rustix::system::sethostname(b"guest").context("can't set the host name")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     std::env::set_current_dir(&args.tree).context("can't enter the clone")?;
     Ok(())

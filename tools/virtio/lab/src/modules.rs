@@ -3,7 +3,7 @@
 //! Building the modules, and the index by which `modprobe` finds them in the guest.
 
 use crate::kernel::Kernel;
-use crate::process::{output_of, run_logged};
+use crate::process::{announce, output_of, run_logged};
 use crate::tree::{make_dir, Tree};
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -19,6 +19,10 @@ pub struct Modules {
 
 /// Builds the modules; a warning is an error.
 pub fn build(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
+    announce("building the modules", || build_quietly(tree, kernel))
+}
+
+fn build_quietly(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
     let _lock = tree.lock("modules")?;
     let out = tree.out(&kernel.release)?;
     let log = tree.out("log")?.join("modules.log");

@@ -27,16 +27,21 @@ impl Steps {
     /// Does one step.
     pub fn step<T>(&mut self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.done += 1;
-        print!("[{}/{}] {what} …", self.done, self.total);
-        let _ = io::stdout().flush();
-        let start = Instant::now();
-        let result = work();
-        match result {
-            Ok(_) => println!(" {} s", start.elapsed().as_secs()),
-            Err(_) => println!(" failed"),
-        }
-        result
+        announce(&format!("[{}/{}] {what}", self.done, self.total), work)
     }
+}
+
+/// Does some work, and says so and how long it takes.
+pub fn announce<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    print!("{what} …");
+    let _ = io::stdout().flush();
+    let start = Instant::now();
+    let result = work();
+    match result {
+        Ok(_) => println!(" {} s", start.elapsed().as_secs()),
+        Err(_) => println!(" failed"),
+    }
+    result
 }
 
 /// Runs a command with its output in a file.
@@ -68,7 +73,7 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// On a terminal, keeps the seconds running behind the step's name.
+/// On a terminal, keeps the seconds running behind what was announced.
 fn show_elapsed(elapsed: Duration) {
     let mut out = io::stdout();
     if out.is_terminal() {

@@ -119,7 +119,6 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, filter: Option<&str>) -> 
     if programs.is_empty() && scenarios.is_empty() {
         return Ok(tally);
     }
-    println!("building the modules");
     let index = modules::build(tree, kernel)?.index;
     let config = || Config {
         accel,
