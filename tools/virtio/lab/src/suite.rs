@@ -60,6 +60,10 @@ impl Tally {
         self.failed.is_empty()
     }
 
+    fn total(&self) -> usize {
+        self.passed + self.failed.len() + self.skipped
+    }
+
     fn failures_of(&self, test: &str) -> usize {
         let prefix = format!("{test}: ");
         self.failed
@@ -244,7 +248,8 @@ fn selftests(
     println!("booting a guest with Linux {}", kernel.release);
 
     let mut running = String::from("guest");
-    let mut failed_before = 0;
+    // Counts when the program that runs now started.
+    let (mut total_before, mut failed_before) = (0, 0);
     let mut unfinished = tests.len();
     let outcome = guest::run(
         tree,
@@ -257,7 +262,7 @@ fn selftests(
                 ktap::Line::Begin(name) => {
                     running = format!("guest/{name}");
                     println!("{running}");
-                    failed_before = tally.failed.len();
+                    (total_before, failed_before) = (tally.total(), tally.failed.len());
                 }
                 ktap::Line::Case(verdict, case) => tally.add(&running, case, verdict),
                 ktap::Line::Other(text) => println!("            {text}"),
@@ -268,7 +273,8 @@ fn selftests(
                         // Its cases have said it already.
                         Verdict::Failed
                             if tally.failed.len() > failed_before && why == "exit=1" => {}
-                        Verdict::Passed => {}
+                        Verdict::Passed if tally.total() > total_before => {}
+                        Verdict::Passed => tally.add(&running, name, verdict),
                         _ => tally.add(&running, &format!("{name} ({why})"), verdict),
                     }
                     for violation in devices.new_violations()? {
@@ -284,7 +290,10 @@ fn selftests(
         },
     )?;
     if unfinished > 0 {
-        let case = format!("{}, {unfinished} programs not run", outcome.ending);
+        let case = format!(
+            "{}; programs without a result: {unfinished}",
+            outcome.ending
+        );
         tally.add(&running, &case, Verdict::Failed);
     }
     for complaint in &outcome.complaints {
