@@ -24,6 +24,8 @@ READ_ONLY = (
     "last_error",
     "last_resume_ns",
     "last_suspend_ns",
+    "quirks",
+    "recoveries",
     "resumes",
     "revision",
     "state",

@@ -302,11 +302,16 @@ _devices = []
 
 def devices():
     """All devices that can be suspended."""
+    modules.load()
     return list(_devices)
 
 
-def device(revision=None, mailbox=False):
-    """A device with that revision of the feature, which a test device can be told to have."""
+def device(revision=None, mailbox=False, **parameters):
+    """A device with that revision of the feature, which a test device can be told to have.
+
+    The other parameters are those of the module.
+    """
+    modules.load(**parameters)
     found = [d for d in _devices if not mailbox or d.mailbox]
     if not found:
         raise Skip("no test device" if mailbox else "no device that can be suspended")
@@ -334,9 +339,11 @@ class Modules:
 
     CORE, DRIVER, SAMPLE = "rust_virtio", "virtio_rng", "rust_virtio_suspend"
     DIRECTORIES = {DRIVER: "drivers/char/hw_random", SAMPLE: "samples/rust", CORE: ""}
+    # Parameters of the core, which are fixed when it is loaded.
+    DEFAULTS = {"draft": 1, "recover": 1}
 
     def __init__(self):
-        self.draft = True
+        self.parameters = dict(self.DEFAULTS)
         self.were_loaded = self.are_loaded()
 
     def are_loaded(self):
@@ -375,16 +382,18 @@ class Modules:
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             require(result.returncode == 0, f"{command}: {result.stderr.strip()}")
 
-    def load(self, draft=True):
-        """Has the modules loaded, with or without the draft's revision."""
+    def load(self, **parameters):
+        """Has the modules loaded with these parameters."""
+        wanted = self.DEFAULTS | parameters
         if self.are_loaded():
-            if draft == self.draft:
+            if wanted == self.parameters:
                 return
             self.unload()
         self.remove(self.DRIVER)
         if not Path(f"/sys/module/{self.CORE}").exists():
-            self.insert(self.CORE, *([] if draft else ["draft=0"]))
-        self.draft = draft
+            changed = wanted.items() - self.DEFAULTS.items()
+            self.insert(self.CORE, *(f"{name}={value}" for name, value in changed))
+            self.parameters = wanted
         self.insert(self.DRIVER)
         for dev in _devices:
             wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
@@ -499,6 +508,18 @@ def drain():
         if not read_some(256):
             return
     raise Fail("entropy without end from a device that delivers none")
+
+
+def hold_a_buffer(dev, take=lambda data: None):
+    """Has a test device take a buffer that it does not finish; `take` gets what is read for that."""
+    dev.need_mailbox().set(hold=True)
+
+    def held():
+        while data := read_some():
+            take(data)
+        return dev.mailbox.stats()["queues"][0]["in_process"] == 1
+
+    wait_for(held, f"{dev.name} has a buffer in process")
 
 
 def entropy_flows(what="entropy flows", size=256, within=PROMPT):
@@ -633,7 +654,7 @@ def _find_devices():
 def _restore():
     """Undoes whatever a case has done."""
     Child.kill_all()
-    modules.load(modules.draft)
+    modules.load(**modules.parameters)
     for dev in _devices:
         dev.restore()
     if HWRNG_CLASS.exists():

@@ -12,7 +12,6 @@ from suspend_lib import (
     entropy_flows,
     expect,
     expect_errno,
-    modules,
     require,
     run,
     select_rng,
@@ -30,9 +29,8 @@ def outcome(offer, draft):
 
 @case("offer {offer}, draft={draft}", draft=(1, 0), offer=OFFERS)
 def negotiation(offer, draft):
-    dev = device(mailbox=True)
+    dev = device(mailbox=True, draft=draft)
     expected = outcome(offer, draft)
-    modules.load(draft=bool(draft))
     dev.configure(offer=offer)
 
     expect(dev.read("revision"), expected, "revision")

@@ -76,7 +76,7 @@ def unbind_waiting(revision, goal):
 
 @case("{revision}: unbind after a failed suspend", revision=("1.4",))
 def unbind_failed(revision):
-    dev = device(revision, mailbox=True)
+    dev = device(revision, mailbox=True, recover=0)
     dev.mailbox.set(refuse_suspend=True)
     try:
         dev.request("suspend")
@@ -123,8 +123,9 @@ def unbind_reader():
 
 @case("the modules are unloaded while all devices are suspended, and a reader waits")
 def unload():
-    dev = devices()[0]
-    for other in devices():
+    everyone = devices()
+    dev = everyone[0]
+    for other in everyone:
         if other is not dev:
             other.request("suspend")
     select_rng(dev)
@@ -138,11 +139,11 @@ def unload():
         expect(reader.child.errno(), "ENODEV", "the reader")
     finally:
         reader.close()
-    for each in devices():
+    for each in everyone:
         require(not each.is_bound, "the files are still there")
         is_reset(each)
     modules.load()
-    for each in devices():
+    for each in everyone:
         suspends_again(each)
 
 

@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Readers of /dev/hwrng while the entropy device is suspended: they wait, and lose nothing.
+
+With a test device that delivers a counter, every word that comes out is accounted for: none is
+lost and none comes twice, whenever the device was suspended (D10).
+"""
+
+import signal
+import time
+from pathlib import Path
+
+from suspend_lib import (
+    PROMPT,
+    REVISIONS,
+    Fail,
+    Reader,
+    Skip,
+    case,
+    device,
+    drain,
+    entropy_flows,
+    expect,
+    hold_a_buffer,
+    read_some,
+    require,
+    run,
+    select_rng,
+    works,
+)
+
+BLOCK = 64
+# What can be read of a suspended device: a buffer of the driver and one of the hwrng core.
+BUFFERED = 2 * BLOCK
+ROUNDS = 20
+
+
+@case("{revision}: a reader waits while suspended, and goes on after resume", revision=REVISIONS)
+def waits(revision):
+    dev = device(revision)
+    select_rng(dev)
+    reader = Reader()
+    try:
+        require(reader.get(), "the reader gets nothing of a running device")
+        dev.request("suspend")
+        # All that was under way comes now, in the pipe too.
+        reader.block()
+        expect(reader.get(0.5), None, "read of a suspended device")
+        expect(reader.child.poll(), None, "the reader's exit status")
+        dev.request("resume")
+        require(reader.get(), "the reader does not go on")
+    finally:
+        reader.close()
+    works(dev)
+
+
+@case("{revision}: no more is read of a suspended device than was buffered", revision=REVISIONS)
+def buffered(revision):
+    dev = device(revision)
+    select_rng(dev)
+    dev.request("suspend")
+    reader = Reader()
+    try:
+        got = len(reader.block())
+        require(got <= BUFFERED, f"{got} bytes of a suspended device")
+    finally:
+        reader.close()
+    dev.request("resume")
+    works(dev)
+
+
+@case("{revision}: O_NONBLOCK gets EAGAIN while suspended", revision=REVISIONS)
+def nonblocking(revision):
+    dev = device(revision)
+    select_rng(dev)
+    dev.request("suspend")
+    drain()
+    began = time.monotonic()
+    expect(read_some(), None, "read of a suspended device")
+    took = time.monotonic() - began
+    require(took < 1, f"EAGAIN took {took} s")
+    dev.request("resume")
+    entropy_flows()
+
+
+@case("{revision}: O_NONBLOCK gets EAGAIN within 1 s while another reader waits",
+      revision=REVISIONS)
+def both(revision):
+    dev = device(revision)
+    select_rng(dev)
+    dev.request("suspend")
+    reader = Reader()
+    try:
+        reader.block()
+        for _ in range(5):
+            began = time.monotonic()
+            expect(read_some(), None, "read of a suspended device")
+            took = time.monotonic() - began
+            require(took < 1, f"EAGAIN took {took} s")
+        dev.request("resume")
+        require(reader.get(), "the reader does not go on")
+    finally:
+        reader.close()
+
+
+@case("{revision}: a waiting reader dies by {name} at once", revision=REVISIONS,
+      name=("SIGKILL", "SIGTERM"))
+def killed(revision, name):
+    dev = device(revision)
+    select_rng(dev)
+    dev.request("suspend")
+    reader = Reader()
+    try:
+        reader.block()
+        number = signal.Signals[name]
+        reader.child.signal(number)
+        expect(reader.child.wait(1, "the reader is gone"), -number, "how it ended")
+    finally:
+        reader.close()
+    dev.request("resume")
+    works(dev)
+
+
+@case("{revision}: several readers wait, and all go on", revision=REVISIONS)
+def several(revision):
+    dev = device(revision)
+    select_rng(dev)
+    dev.request("suspend")
+    readers = [Reader() for _ in range(4)]
+    try:
+        for reader in readers:
+            reader.block()
+        dev.request("resume")
+        for reader in readers:
+            require(reader.get(), "a reader does not go on")
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+class Account:
+    """Keeps the books of the counter that a test device delivers.
+
+    The kernel's own thread reads, too, seldom: its switches tell whether it has run.
+    """
+
+    def __init__(self, dev):
+        self.dev = dev
+        dev.configure(data="counter")
+        # The counter begins with a reset; the core may keep bytes from before.
+        dev.rebind()
+        select_rng(dev)
+        dev.request("suspend")
+        drain()
+        dev.request("resume")
+        self._switches = self._of_thread()
+        self.words = []
+
+    @staticmethod
+    def _of_thread():
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = status.read_text()
+            except OSError:
+                continue
+            fields = dict(line.split(":", 1) for line in text.splitlines())
+            if fields["Name"].strip() == "hwrng":
+                return [fields["Pid"], fields["voluntary_ctxt_switches"],
+                        fields["nonvoluntary_ctxt_switches"]]
+        return None
+
+    def add(self, data):
+        require(len(data) % BLOCK == 0, f"{len(data)} bytes, no whole blocks")
+        words = (data[i : i + 4] for i in range(0, len(data), 4))
+        self.words += (int.from_bytes(word, "little") for word in words)
+
+    def was_alone(self):
+        return self._of_thread() == self._switches
+
+    def check(self):
+        require(self.words, "nothing was read")
+        first = self.words[0]
+        for i, word in enumerate(self.words):
+            if word != first + i:
+                raise Fail(f"word {i} of {len(self.words)} is {word}, expected {first + i}")
+
+
+def alone(scenario, dev):
+    """Runs a scenario in which nobody else read."""
+    for _ in range(3):
+        account = Account(dev)
+        scenario(dev, account)
+        if account.was_alone():
+            account.check()
+            return
+        dev.configure(hold=False)
+    raise Skip("the kernel's own thread reads all the time")
+
+
+def read_block(account, what):
+    end = time.monotonic() + PROMPT
+    while True:
+        data = read_some(BLOCK)
+        if data:
+            account.add(data)
+            return
+        require(time.monotonic() < end, f"nothing to read {what}")
+
+
+def idle_rounds(dev, account):
+    for _ in range(ROUNDS):
+        read_block(account, "while running")
+        dev.request("suspend")
+        while data := read_some(BLOCK):
+            account.add(data)
+        dev.request("resume")
+
+
+def held_rounds(dev, account):
+    for _ in range(ROUNDS):
+        hold_a_buffer(dev, account.add)
+        before = dev.mailbox.counters()["buffers_used"]
+        dev.request("suspend")
+        used = dev.mailbox.counters()["buffers_used"] - before
+        expect(used, 1, "buffers that the device finished to suspend (V2)")
+        read_block(account, "though the device finished a buffer")
+        expect(read_some(BLOCK), None, "another block")
+        dev.mailbox.set(hold=False)
+        dev.request("resume")
+        read_block(account, "after resume")
+
+
+def busy_rounds(dev, account):
+    reader = Reader(BLOCK)
+    try:
+        for _ in range(ROUNDS):
+            account.add(whole(reader, dev.request, "suspend"))
+            account.add(whole(reader, dev.request, "resume"))
+    finally:
+        # What the reader has is accounted for: it is killed while it waits.
+        dev.request("suspend")
+        account.add(reader.block())
+        reader.close()
+        dev.request("resume")
+
+
+def whole(reader, request, goal):
+    """What a reader gets in the meantime."""
+    request(goal)
+    data = b""
+    while len(data) % BLOCK or not data:
+        more = reader.get(0.1)
+        if more is None:
+            break
+        data += more
+    return data
+
+
+@case("{revision}: the stream goes on, suspended {state}", revision=REVISIONS,
+      state=("while idle", "with a buffer in process", "while read"))
+def stream(revision, state):
+    dev = device(revision, mailbox=True)
+    scenario = {
+        "while idle": idle_rounds,
+        "with a buffer in process": held_rounds,
+        "while read": busy_rounds,
+    }[state]
+    alone(scenario, dev)
+    dev.configure(hold=False)
+    works(dev)
+
+
+if __name__ == "__main__":
+    run()
