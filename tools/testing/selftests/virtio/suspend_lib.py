@@ -279,7 +279,8 @@ class Device:
     def restore(self):
         """Running, and with the settings it had."""
         pending = bool(self.mailbox) and self.mailbox.set(**self.settings)
-        if pending or not self.is_bound or self.state in ("failed", "suspending", "resuming"):
+        # A device that has failed in some way may still be watched: that ends, too.
+        if pending or not self.is_bound or self.number("failures"):
             self.rebind()
         elif self.state == "suspended":
             try:
