@@ -19,7 +19,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const MEMORY: &str = "768M";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How much of the kernel log is shown when something went wrong.
 const LOG_TAIL: usize = 30;
@@ -270,11 +269,12 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     if let Some(index) = &config.modules {
         append += &format!(" --modules={}", index.display());
     }
-    let memory = format!("memory-backend-memfd,id=memory,size={MEMORY},share=on");
+    let size = kernel.flavour.memory();
+    let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-machine", "q35,memory-backend=memory", "-smp", "2"])
-        .args(["-m", MEMORY, "-object", &memory])
+        .args(["-m", size, "-object", &memory])
         .args(config.accel.args())
         .args(["-no-reboot", "-kernel"])
         .arg(&kernel.image)

@@ -218,7 +218,37 @@ fn selftests(tests: &[Selftest], out: &mut File) -> Result<i32> {
             }
         }
     }
+    look_for_leaks()?;
     Ok(failed.into())
+}
+
+/// Has kmemleak look for memory that nobody refers to any more, and puts what it finds into the
+/// kernel log, where the host finds it.
+fn look_for_leaks() -> Result<()> {
+    let path = Path::new("/sys/kernel/debug/kmemleak");
+    if !path.exists() {
+        return Ok(());
+    }
+    // A driver that is still loaded refers to what it has; nothing may be left when it is gone.
+    for module in ["virtio_rng", "rust_virtio_suspend", "rust_virtio"] {
+        let _ = command("rmmod").arg("--syslog").arg(module).status();
+    }
+    // What is younger than five seconds is not looked at, and a pointer may be in a register once.
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(6));
+        fs::write(path, "scan").context("can't start kmemleak")?;
+    }
+    let report = fs::read_to_string(path).context("can't read what kmemleak found")?;
+    let mut log = OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .context("can't open the kernel log")?;
+    for line in report.lines() {
+        // One write, one entry.
+        log.write_all(format!("kmemleak: {line}\n").as_bytes())
+            .context("can't write to the kernel log")?;
+    }
+    Ok(())
 }
 
 /// Runs one kselftest with its output indented, until it ends or its time is over.

@@ -6,10 +6,11 @@
 //! `make prepare` on Debian's source, with Debian's configuration and compiler, makes it again.
 
 use crate::apt::{self, KernelPackages};
+use crate::debug;
 use crate::process::{output_of, run_logged, Steps};
 use crate::state_dir;
 use crate::tree::{make_dir, Tree};
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ use std::thread;
 const BACKPORTS: &str = "trixie-backports";
 
 /// Which kernel to build for and to boot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
 pub enum Flavour {
     /// Debian's own image, unmodified.
     #[default]
@@ -42,6 +43,29 @@ pub struct Kernel {
     /// The directory to build modules with, `make -C`.
     pub build: PathBuf,
     pub source: PathBuf,
+    #[serde(default)]
+    pub flavour: Flavour,
+    /// What `make` has to be told besides, for the kernel and for its modules.
+    #[serde(default)]
+    pub make: Vec<String>,
+}
+
+impl Flavour {
+    /// How much slower than the stock kernel it is, at least for deadlines.
+    pub fn slowness(self) -> u32 {
+        match self {
+            Self::Stock => 1,
+            Self::Debug => 5,
+        }
+    }
+
+    /// The guest's memory, as QEMU wants it.
+    pub fn memory(self) -> &'static str {
+        match self {
+            Self::Stock => "768M",
+            Self::Debug => "3G",
+        }
+    }
 }
 
 /// What a finished set-up leaves behind, so that the next run need not ask apt.
@@ -53,10 +77,14 @@ struct State {
 
 /// Installs the kernel and rebuilds its Rust metadata, or finds that done.
 pub fn set_up(tree: &Tree, flavour: Flavour, series: Option<&str>) -> Result<Kernel> {
+    let stock = set_up_stock(tree, series)?;
     match flavour {
-        Flavour::Stock => {}
-        Flavour::Debug => bail!("KERNEL=debug is not there yet: use KERNEL=stock"),
+        Flavour::Stock => Ok(stock),
+        Flavour::Debug => debug::set_up(tree, &stock),
     }
+}
+
+fn set_up_stock(tree: &Tree, series: Option<&str>) -> Result<Kernel> {
     let dir = make_dir(state_dir())?;
     let path = dir.join("kernel.json");
     let lock = File::create(dir.join("lock")).context("can't make the lock file")?;
@@ -159,6 +187,8 @@ fn install(logs: &Path, dir: &Path, series: Option<&str>) -> Result<Kernel> {
         image: format!("/boot/vmlinuz-{release}").into(),
         build: format!("/lib/modules/{release}/build").into(),
         source: source.clone(),
+        flavour: Flavour::Stock,
+        make: Vec::new(),
     };
     check_rustc(&kernel.build)?;
 

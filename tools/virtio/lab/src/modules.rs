@@ -46,6 +46,7 @@ pub fn make(tree: &Tree, kernel: &Kernel, out: &Path) -> Command {
     let mut make = Command::new("make");
     make.arg("-C")
         .arg(&kernel.build)
+        .args(&kernel.make)
         .arg(format!("-j{jobs}"))
         .arg(format!("M={}", tree.root().display()))
         .arg(format!("MO={}", out.display()));

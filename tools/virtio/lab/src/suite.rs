@@ -31,6 +31,8 @@ const SELFTESTS: &str = "tools/testing/selftests/virtio";
 /// For one kselftest, unless its `settings` file says otherwise.
 const DEFAULT_TIMEOUT_S: u64 = 45;
 /// For boot and shutdown of a guest, on a slow machine.
+/// What looking for leaks takes at most, on a kernel that can.
+const LEAK_CHECK: Duration = Duration::from_secs(120);
 const BOOT: Duration = Duration::from_secs(60);
 
 /// Counts results as they come.
@@ -234,8 +236,10 @@ fn selftests(
     programs: &[PathBuf],
     tally: &mut Tally,
 ) -> Result<()> {
+    let slowness = kernel.flavour.slowness();
     let timeout_s = makefile::setting(&tree.join(SELFTESTS).join("settings"), "timeout")?
-        .unwrap_or(DEFAULT_TIMEOUT_S);
+        .unwrap_or(DEFAULT_TIMEOUT_S)
+        * u64::from(slowness);
     let tests: Vec<Selftest> = programs
         .iter()
         .map(|program| Selftest {
@@ -244,7 +248,9 @@ fn selftests(
             python_path: kernel.source.join("tools/testing/selftests/kselftest"),
         })
         .collect();
-    config.deadline = BOOT + Duration::from_secs(timeout_s + 5) * u32::try_from(tests.len())?;
+    config.deadline = BOOT * slowness
+        + Duration::from_secs(timeout_s + 5) * u32::try_from(tests.len())?
+        + LEAK_CHECK;
     println!("booting a guest with Linux {}", kernel.release);
 
     let mut running = String::from("guest");
@@ -314,7 +320,7 @@ fn one_boot(
 ) -> Result<()> {
     let test = format!("boot/{}", scenario.name);
     println!("{test}");
-    config.deadline = BOOT + scenario.within;
+    config.deadline = (BOOT + scenario.within) * kernel.flavour.slowness();
     let job = Job::Command(scenario.command());
     let outcome = guest::run(tree, kernel, scenario.name, &config, &job, |line, _| {
         println!("            {line}");
