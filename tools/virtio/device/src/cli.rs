@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::fault::{self, Fault, Faults};
 use crate::features::Offer;
 use crate::kind::Kind;
 use crate::ring::MAX_QUEUE_SIZE;
@@ -31,9 +32,14 @@ const EXAMPLES: &str = r#"Examples:
 
     virtio-test-device --socket /tmp/rng.sock --offer 42 --ring packed --delay-suspend 200
 
-  A device that refuses to suspend:
+  A device that refuses to suspend, and one that breaks in other ways (the list is below):
 
     virtio-test-device --socket /tmp/rng.sock --refuse-suspend
+    virtio-test-device --socket /tmp/rng.sock --fault suspend-late=500 --fault used-irq-lost
+
+  A device that answers out of a random stream; the same seed gives the same answers:
+
+    virtio-test-device --socket /tmp/rng.sock --fuzz 42
 
 The guest can change all of this while it runs, and ask for counts and violations, through a
 mailbox in BAR 2. RUST_LOG=debug shows every access that was not as it should be; violations of
@@ -41,7 +47,7 @@ the driver's rules are always logged as errors. SIGTERM ends the device cleanly.
 
 /// A whole VIRTIO 1.4 PCI device over vfio-user that judges how its driver uses SUSPEND.
 #[derive(Debug, Parser)]
-#[command(name = "virtio-test-device", version, after_help = EXAMPLES)]
+#[command(name = "virtio-test-device", version, after_help = after_help())]
 pub struct Args {
     /// Unix socket to listen on; a stale one is replaced
     #[arg(long, value_name = "PATH")]
@@ -94,6 +100,18 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_bytes: Option<u32>,
 
+    /// Do something wrong; may be repeated. The list of faults is at the end
+    #[arg(long = "fault", value_name = "NAME[=ARG]")]
+    pub faults: Vec<Fault>,
+
+    /// Offer ADMIN_VQ: short for --fault admin-vq
+    #[arg(long)]
+    pub admin_vq: bool,
+
+    /// From DRIVER_OK on, answer out of the random stream of this seed
+    #[arg(long, value_name = "SEED")]
+    pub fuzz: Option<u64>,
+
     /// Append events to this file as JSON lines; - for standard output
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
@@ -114,9 +132,18 @@ fn queue_size(text: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("use a power of two from 1 to {MAX_QUEUE_SIZE}"))
 }
 
+/// Examples and faults.
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\n{}", fault::help())
+}
+
 impl Args {
     /// The settings these options ask for.
     pub fn settings(&self) -> Settings {
+        let mut faults = self.faults.clone();
+        if self.admin_vq {
+            faults.push(Fault::with(fault::Name::AdminVq, 0));
+        }
         Settings {
             offer: self.offer,
             ring: self.ring,
@@ -129,6 +156,8 @@ impl Args {
             hold: false,
             max_bytes: self.max_bytes,
             rescan_on_resume: false,
+            faults: Faults::new(faults),
+            fuzz: self.fuzz,
         }
     }
 }
@@ -163,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn faults_add_up() {
+        let options = ["--fault", "hold-ms=3", "--admin-vq", "--fault", "gone"];
+        let settings = parse(&options).unwrap().settings();
+        assert_eq!(settings.faults.get(fault::Name::HoldMs), Some(3));
+        assert!(settings.faults.has(fault::Name::AdminVq));
+        assert!(!settings.faults.at(fault::Moment::OnSuspend).is_empty());
+    }
+
+    #[test]
     fn bad_values() {
         for options in [
             ["--offer", "44"],
@@ -173,6 +211,9 @@ mod tests {
             ["--delay-suspend", "-1"],
             ["--delay-resume", "3600001"],
             ["--type", "toaster"],
+            ["--fault", "toaster"],
+            ["--fault", "gone=1"],
+            ["--fuzz", "x"],
         ] {
             assert!(parse(&options).is_err(), "{options:?}");
         }

@@ -70,6 +70,8 @@ pub struct Counters {
     pub refusals: u64,
     /// Resets, of whatever kind.
     pub resets: u64,
+    /// Times the device did something wrong because it was told to.
+    pub faults: u64,
     /// Errors in what the driver put into the rings.
     pub device_errors: u64,
     /// The last values of the status byte, as `0x1b`: each once until it changes.
@@ -93,6 +95,12 @@ impl Counters {
             presented: VecDeque::from([status]),
             ..Self::default()
         }
+    }
+
+    /// There are `queues` queues from now on.
+    pub fn set_queues(&mut self, queues: usize) {
+        self.notify.resize(queues, 0);
+        self.used_notifications.resize(queues, 0);
     }
 
     /// A status access; `op` is `"read"` or `"write"`.

@@ -19,6 +19,8 @@ pub const VERSION_1: FeatureSet = F::VERSION_1.bits().to_ne();
 pub const RING_PACKED: FeatureSet = F::RING_PACKED.bits().to_ne();
 /// VIRTIO_F_RING_RESET (40).
 pub const RING_RESET: FeatureSet = F::RING_RESET.bits().to_ne();
+/// VIRTIO_F_ADMIN_VQ (41).
+pub const ADMIN_VQ: FeatureSet = F::ADMIN_VQ.bits().to_ne();
 /// VIRTIO_F_SUSPEND as ratified in VIRTIO 1.4 (43).
 pub const SUSPEND: FeatureSet = F::SUSPEND.bits().to_ne();
 
@@ -107,6 +109,7 @@ mod tests {
     #[test]
     fn bit_numbers() {
         assert_eq!(SUSPEND, 1 << 43);
+        assert_eq!(ADMIN_VQ, 1 << 41);
         assert_eq!(RING_PACKED, 1 << 34);
         assert_eq!(VERSION_1, 1 << 32);
         assert_eq!(INDIRECT_DESC | EVENT_IDX, 3 << 28);

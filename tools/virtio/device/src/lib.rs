@@ -6,8 +6,7 @@
 //! with `virtio_pci` and the driver of the device type. It is the second opinion of this project
 //! on VIRTIO's SUSPEND: its constants come from the crate [`virtio`] (`virtio-spec`), not from
 //! the kernel's headers, it keeps the device's rules V1 to V5 and records every access of the
-//! driver that breaks one of the driver's rules D1 to D8 and D11
-//! (`Documentation/virtio/conformance.rst` lists both).
+//! driver that breaks one of the driver's rules D1 to D14 (`Documentation/virtio/conformance.rst` lists both).
 //!
 //! One module, one concern:
 //!
@@ -20,6 +19,8 @@
 //! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
 //! | [`kind`], [`rng`] | what a device type implements; the entropy device |
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
+//! | [`admin`] | the administration virtqueue |
+//! | [`fault`], [`fuzz`], [`timers`], [`random`] | misbehaving on request, and at random |
 //! | [`settings`], [`mailbox`] | what can be changed at run time; how the guest does it |
 //! | [`device`] | all of the above put together |
 //!
@@ -29,12 +30,15 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cli;
 pub mod common;
 pub mod counters;
 pub mod device;
 pub mod events;
+pub mod fault;
 pub mod features;
+pub mod fuzz;
 pub mod irq;
 pub mod judge;
 pub mod kind;
@@ -42,8 +46,10 @@ pub mod mailbox;
 pub mod memory;
 pub mod pci;
 pub mod queue;
+pub mod random;
 pub mod ring;
 pub mod rng;
 pub mod server;
 pub mod settings;
 pub mod status;
+pub mod timers;

@@ -13,12 +13,14 @@
 //! | 0x1000 to 0x1fff | read, write | the command, a JSON object with `"cmd"` |
 //! | 0x2000 to 0x3fff | read | the reply, a JSON object with `"ok"` |
 //!
-//! Commands: `info`, `stats`, `clear`, `set` (with `"settings"`), `config_change`. The mailbox is
-//! outside the virtio structures: using it while suspended breaks no rule.
+//! Commands: `info`, `stats`, `clear`, `set` (with `"settings"`), `config_change`, `fault-now` (with
+//! `"fault"`). The mailbox is outside the virtio structures: using it while suspended breaks no
+//! rule, and it works when the device is gone.
 
 use serde::Deserialize;
 use serde_json::{json, Value};
 
+use crate::fault::Now;
 use crate::settings::Patch;
 
 /// "DTSV" read as a little-endian u32.
@@ -62,12 +64,18 @@ pub enum Command {
     },
     /// Sends a configuration change notification.
     ConfigChange {},
+    /// Does something wrong, once, now.
+    #[serde(rename = "fault-now", alias = "fault_now")]
+    FaultNow {
+        /// What.
+        fault: Now,
+    },
 }
 
 /// Parses a command, or says what is wrong with it.
 pub fn parse(text: &[u8]) -> Result<Command, String> {
     serde_json::from_slice(text).map_err(|error| {
-        format!("{error}; a command is a JSON object like {{\"cmd\":\"info\"}} (info, stats, clear, set, config_change)")
+        format!("{error}; a command is a JSON object like {{\"cmd\":\"info\"}} (info, stats, clear, set, config_change, fault-now)")
     })
 }
 
@@ -190,7 +198,13 @@ mod tests {
             execute(&mut mailbox, r#"{"cmd":"set","settings":{"hold":true}}"#),
             Ok(Command::Set { .. })
         ));
+        assert!(matches!(
+            execute(&mut mailbox, r#"{"cmd":"fault-now","fault":"status-zero"}"#),
+            Ok(Command::FaultNow { .. })
+        ));
         for bad in [
+            r#"{"cmd":"fault-now","fault":"hold-ms"}"#,
+            r#"{"cmd":"fault-now"}"#,
             "",
             "{}",
             "info",
@@ -247,6 +261,29 @@ mod tests {
         #[test]
         fn any_command_is_survived(text in any::<Vec<u8>>()) {
             let _ = parse(&text);
+        }
+
+        /// Commands that are nearly right, and settings of every type.
+        #[test]
+        fn any_setting_is_survived(
+            cmd in prop_oneof!["set", "fault-now", "info", "[a-z_-]{0,12}"],
+            key in prop_oneof![
+                "faults", "fuzz", "offer", "max_bytes", "[a-z_]{0,9}",
+            ],
+            name in prop_oneof![
+                "hold-ms", "gone", "used-bad-id", "[a-z=-]{0,20}", ".{0,8}",
+            ],
+            value in prop_oneof!["", "[0-9]{0,30}", ".{0,8}"],
+        ) {
+            let fault = format!("{name}={value}");
+            for settings in [json!({key.as_str(): [&fault]}), json!({key.as_str(): &fault}), json!({key.as_str(): value})] {
+                let command = json!({"cmd": cmd, "settings": settings, "fault": &fault});
+                let _ = parse(command.to_string().as_bytes());
+                let command = json!({"cmd": cmd, "settings": settings});
+                if let Ok(Command::Set { settings }) = parse(command.to_string().as_bytes()) {
+                    let _ = crate::settings::Settings::default().patched(&settings);
+                }
+            }
         }
     }
 }

@@ -203,6 +203,11 @@ impl ConfigSpace {
         self.bytes[self.msix + 3] & MSIX_ENABLE != 0
     }
 
+    /// Whether the driver lets the device access memory.
+    pub fn bus_master(&self) -> bool {
+        self.bytes[COMMAND] & 0b100 != 0
+    }
+
     /// Whether the driver disabled INTx.
     pub fn intx_disabled(&self) -> bool {
         self.bytes[COMMAND + 1] & 0b100 != 0

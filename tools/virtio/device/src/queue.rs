@@ -6,8 +6,23 @@ use std::collections::VecDeque;
 
 use crate::common::NO_VECTOR;
 use crate::features::{self, FeatureSet};
+use crate::fuzz::Mischief;
 use crate::memory::Memory;
 use crate::ring::{Buffer, Layout, PackedRing, Ring, RingError, SplitRing};
+
+/// A buffer in process.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// When it is finished, in microseconds since the device started; [`HELD`] if not by time.
+    pub due_us: u64,
+    /// What is done to it.
+    pub mischief: Mischief,
+}
+
+/// The time at which a buffer is finished that is held until further notice.
+pub const HELD: u64 = u64::MAX;
 
 /// A virtqueue.
 pub struct Queue {
@@ -26,7 +41,7 @@ pub struct Queue {
     /// The ring, while queue_enable is 1.
     pub ring: Option<Box<dyn Ring>>,
     /// Buffers taken and not yet given back, in order.
-    pub in_process: VecDeque<Buffer>,
+    pub in_process: VecDeque<Taken>,
     /// Used buffers have been put there since the driver was last notified of any.
     pub dirty: bool,
 }
@@ -83,6 +98,17 @@ impl Queue {
             }
             buffer => Ok(buffer),
         }
+    }
+
+    /// Whether the device has a buffer of this ID already.
+    pub fn has(&self, id: u16) -> bool {
+        self.in_process.iter().any(|taken| taken.buffer.id == id)
+    }
+
+    /// When the next buffer in process is finished, if a time says so.
+    pub fn next_due_us(&self) -> Option<u64> {
+        let front = self.in_process.front()?;
+        (front.due_us != HELD).then_some(front.due_us)
     }
 
     /// Gives a buffer back with `len` bytes written.

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -26,7 +27,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
 use crate::common;
-use crate::device::Device;
+use crate::device::{Device, Ending};
 use crate::mailbox::MAILBOX_SIZE;
 use crate::pci::CONFIG_SIZE;
 
@@ -104,7 +105,19 @@ struct Shared {
     device: Mutex<Device>,
     /// Tells the worker that there is a new deadline or work left over.
     wake: Condvar,
+    /// The socket.
+    path: PathBuf,
 }
+
+/// Ends the process, with the last word of the device.
+fn exit(device: &mut Device, path: &Path) -> ! {
+    device.summary();
+    drop(Socket { path: path.into() });
+    std::process::exit(0)
+}
+
+/// The payload of the unwinding that leaves [`Server::run`]: the connection is to be closed.
+struct Disconnect;
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Device> {
@@ -113,12 +126,29 @@ impl Shared {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does what a fault asks for: closes the connection, or ends the process.
+    fn end(&self, mut device: MutexGuard<'_, Device>) {
+        match device.ending() {
+            None => {}
+            Some(Ending::Exit) => exit(&mut device, &self.path),
+            Some(Ending::Disconnect) => {
+                drop(device);
+                // `run` owns the stream, gives nobody a handle to it, and ends neither on an error
+                // of a callback. Unwinding drops it.
+                panic::resume_unwind(Box::new(Disconnect));
+            }
+        }
+    }
+
     /// Honours deadlines and goes on with queues that ran out of their share.
     fn worker(&self) {
         let mut device = self.lock();
         loop {
             device.tick();
             device.work();
+            if device.ending() == Some(Ending::Exit) {
+                exit(&mut device, &self.path);
+            }
             if device.has_work() {
                 drop(device);
                 thread::yield_now();
@@ -150,14 +180,18 @@ struct Backend<'a> {
 }
 
 impl Backend<'_> {
-    fn device(&mut self) -> MutexGuard<'_, Device> {
-        let mut device = self.shared.lock();
+    /// Tells the device of the client, the first time.
+    fn greet(&mut self) {
         if !self.connected {
             self.connected = true;
             info!("a client is connected");
-            device.connected();
+            self.shared.lock().connected();
         }
-        device
+    }
+
+    fn device(&mut self) -> MutexGuard<'_, Device> {
+        self.greet();
+        self.shared.lock()
     }
 }
 
@@ -165,15 +199,23 @@ impl Backend<'_> {
 // wrong is the device's business, not the protocol's.
 impl ServerBackend for Backend<'_> {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.device().region_read(region, offset, data);
+        self.greet();
+        let mut device = self.shared.lock();
+        device.region_read(region, offset, data);
+        let wake = device.next_deadline_us().is_some();
+        self.shared.end(device);
+        if wake {
+            self.shared.wake.notify_one();
+        }
         Ok(())
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut device = self.device();
+        self.greet();
+        let mut device = self.shared.lock();
         device.region_write(region, offset, data);
         let wake = device.has_work() || device.next_deadline_us().is_some();
-        drop(device);
+        self.shared.end(device);
         if wake {
             self.shared.wake.notify_one();
         }
@@ -279,6 +321,7 @@ pub fn serve(device: Device, path: &Path, once: bool) -> Result<(), ServerError>
     let shared = Arc::new(Shared {
         device: Mutex::new(device),
         wake: Condvar::new(),
+        path: path.into(),
     });
 
     let worker = Arc::clone(&shared);
@@ -286,7 +329,7 @@ pub fn serve(device: Device, path: &Path, once: bool) -> Result<(), ServerError>
         .name("worker".into())
         .spawn(move || worker.worker())
         .map_err(ServerError::Start)?;
-    end_on_signal(Arc::clone(&shared), path.into())?;
+    end_on_signal(Arc::clone(&shared))?;
 
     let server = Server::from_owned_fd(OwnedFd::from(listener), true, irqs(vectors), regions());
     info!("listening on {}", path.display());
@@ -295,7 +338,17 @@ pub fn serve(device: Device, path: &Path, once: bool) -> Result<(), ServerError>
             shared: &shared,
             connected: false,
         };
-        let result = server.run(&mut backend);
+        // Nothing is looked at after an unwinding that it could have left half done: the device
+        // is unlocked before.
+        let result = panic::catch_unwind(AssertUnwindSafe(|| server.run(&mut backend)));
+        let result = match result {
+            Ok(result) => result,
+            Err(payload) if payload.is::<Disconnect>() => {
+                info!("closing the connection, as was asked for");
+                Ok(())
+            }
+            Err(payload) => panic::resume_unwind(payload),
+        };
         if let Err(error) = &result {
             warn!("the connection ended: {error}");
         }
@@ -314,17 +367,14 @@ pub fn serve(device: Device, path: &Path, once: bool) -> Result<(), ServerError>
 }
 
 /// On SIGTERM or SIGINT: say the last word, remove the socket, exit with status 0.
-fn end_on_signal(shared: Arc<Shared>, path: PathBuf) -> Result<(), ServerError> {
+fn end_on_signal(shared: Arc<Shared>) -> Result<(), ServerError> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(ServerError::Start)?;
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             if signals.forever().next().is_some() {
                 // Nothing else happens while the lock is held, to the end.
-                let mut device = shared.lock();
-                device.summary();
-                drop(Socket { path });
-                std::process::exit(0);
+                exit(&mut shared.lock(), &shared.path);
             }
         })
         .map_err(ServerError::Start)?;

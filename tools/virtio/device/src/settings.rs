@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::fault::{Faults, Name};
 use crate::features::Offer;
 
 /// The longest delay that can be asked for: an hour.
@@ -58,6 +59,10 @@ pub struct Settings {
     pub max_bytes: Option<u32>,
     /// Look for available buffers after a resume without being notified.
     pub rescan_on_resume: bool,
+    /// What it does wrong.
+    pub faults: Faults,
+    /// Answers out of the random stream of this seed.
+    pub fuzz: Option<u64>,
 }
 
 /// A partial change of the settings, as the mailbox takes it.
@@ -76,10 +81,24 @@ pub struct Patch {
     #[serde(default, deserialize_with = "present")]
     max_bytes: Option<Option<u32>>,
     rescan_on_resume: Option<bool>,
+    faults: Option<Faults>,
+    #[serde(default, deserialize_with = "present")]
+    fuzz: Option<Option<u64>>,
+}
+
+impl Patch {
+    /// Whether the random stream is to begin anew.
+    pub fn sets_fuzz(&self) -> bool {
+        self.fuzz.is_some()
+    }
 }
 
 /// Tells `"max_bytes": null` (no cap) from an absent key (no change).
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
+fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -130,6 +149,8 @@ impl Settings {
             hold: patch.hold.unwrap_or(self.hold),
             max_bytes: patch.max_bytes.unwrap_or(self.max_bytes),
             rescan_on_resume: patch.rescan_on_resume.unwrap_or(self.rescan_on_resume),
+            faults: patch.faults.clone().unwrap_or_else(|| self.faults.clone()),
+            fuzz: patch.fuzz.unwrap_or(self.fuzz),
         };
         new.check()?;
         Ok(new)
@@ -143,6 +164,10 @@ impl Settings {
             ("ring", self.ring != active.ring),
             ("indirect", self.indirect != active.indirect),
             ("event_idx", self.event_idx != active.event_idx),
+            (
+                "faults",
+                self.faults.has(Name::AdminVq) != active.faults.has(Name::AdminVq),
+            ),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -175,6 +200,19 @@ mod tests {
             .patched(&patch(r#"{"max_bytes":null}"#).unwrap())
             .unwrap();
         assert_eq!(new.max_bytes, None);
+
+        let text = r#"{"faults":["admin-vq","hold-ms=5"],"fuzz":7}"#;
+        let new = settings.patched(&patch(text).unwrap()).unwrap();
+        assert_eq!(new.faults.get(Name::HoldMs), Some(5));
+        assert_eq!(new.fuzz, Some(7));
+        assert_eq!(new.pending(&settings), ["faults"]);
+        // What `info` says of the settings can be set.
+        let mut all = serde_json::to_value(&new).unwrap();
+        assert_eq!(all["faults"], serde_json::json!(["admin-vq", "hold-ms=5"]));
+        all["fuzz"] = serde_json::Value::Null;
+        let again = serde_json::from_value(all).unwrap();
+        assert_eq!(settings.patched(&again).unwrap().fuzz, None);
+        assert_eq!(new.patched(&again).unwrap().faults, new.faults);
     }
 
     #[test]
@@ -185,6 +223,10 @@ mod tests {
             r#"{"speed":1}"#,
             r#"{"delay_suspend_ms":-1}"#,
             r#"{"hold":"yes"}"#,
+            r#"{"faults":["toaster"]}"#,
+            r#"{"faults":"gone"}"#,
+            r#"{"faults":["hold-ms=x"]}"#,
+            r#"{"fuzz":-1}"#,
             r#"[]"#,
         ] {
             assert!(patch(text).is_err(), "{text}");

@@ -157,7 +157,9 @@ impl StatusMachine {
                 self.state = State::Running;
                 Action::Cancel
             }
-            State::Suspended if is_resume_write(self.revision, value) => {
+            State::Suspended
+                if is_resume_write(self.revision, value) && self.status & NEEDS_RESET == 0 =>
+            {
                 self.state = State::Resuming;
                 Action::Resume
             }
@@ -199,6 +201,17 @@ impl StatusMachine {
         if self.revision == Revision::V1_4 {
             self.status &= !DRIVER_OK;
         }
+    }
+
+    /// Presents SUSPEND together with DRIVER_OK, whatever the revision: a fault.
+    pub fn present_suspended_with_driver_ok(&mut self) {
+        self.state = State::Suspended;
+        self.status |= SUSPEND | DRIVER_OK;
+    }
+
+    /// Forgets a write that asked to resume: a fault.
+    pub fn ignore_resume(&mut self) {
+        self.state = State::Suspended;
     }
 
     /// Presents the resumed condition.

@@ -1,262 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program as a whole: its socket, its command line, its event stream, and a small driver that
-//! talks to it as QEMU does, through rust-vmm's vfio-user client.
+//! The program as a whole: its socket, its command line and its event stream.
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::thread::sleep;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::{json, Value};
-use vfio_bindings::bindings::vfio::{
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX,
-    VFIO_PCI_BAR2_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
-};
-use vfio_user::Client;
-use virtio_test_device::common::{reg, NOTIFY_OFFSET};
-use virtio_test_device::mailbox;
-use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
-use vmm_sys_util::tempdir::TempDir;
-use vmm_sys_util::tempfile::TempFile;
+use serde_json::json;
+use virtio_test_device::common::NOTIFY_OFFSET;
 
-const BAR0: u32 = VFIO_PCI_BAR0_REGION_INDEX;
-const BAR2: u32 = VFIO_PCI_BAR2_REGION_INDEX;
-const CONFIG: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
-const DEADLINE: Duration = Duration::from_secs(20);
+mod harness;
 
-const MEMORY: u64 = 0x10_000;
-/// Memory does not begin at 0, nor at the beginning of its file.
-const BASE: u64 = 0x4000_0000;
-const FILE_OFFSET: u64 = 0x3000;
-const DESC: u64 = 0x1000;
-const AVAIL: u64 = 0x2000;
-const USED: u64 = 0x3000;
-const BUFFER: u64 = 0x4000;
-const SIZE: u16 = 8;
-
-/// The program, killed when the test is over.
-struct Device {
-    child: Child,
-    dir: TempDir,
-}
-
-impl Device {
-    fn start(options: &[&str]) -> Self {
-        let dir = TempDir::new().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_virtio-test-device"))
-            .arg("--socket")
-            .arg(dir.as_path().join("socket"))
-            .arg("--events")
-            .arg(dir.as_path().join("events"))
-            .args(options)
-            .spawn()
-            .unwrap();
-        let device = Self { child, dir };
-        wait_for("the socket", || device.socket().exists());
-        device
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.as_path().join("socket")
-    }
-
-    fn events(&self) -> Vec<Value> {
-        fs::read_to_string(self.dir.as_path().join("events"))
-            .unwrap()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let name = |event: &Value| event["event"].as_str().unwrap().to_string();
-        self.events().iter().map(name).collect()
-    }
-
-    fn exit(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_for("the exit", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
-    }
-
-    fn terminate(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
-        self.exit()
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < DEADLINE, "{what} did not come");
-        sleep(Duration::from_millis(2));
-    }
-}
-
-/// A driver with one split queue, and what QEMU does for it.
-struct Driver {
-    client: Client,
-    memory: File,
-    vectors: [EventFd; 2],
-    avail: u16,
-}
-
-impl Driver {
-    fn connect(socket: &Path) -> Self {
-        let mut client = Client::new(socket).unwrap();
-        let memory = TempFile::new().unwrap().into_file();
-        memory.set_len(FILE_OFFSET + MEMORY).unwrap();
-        client
-            .dma_map(FILE_OFFSET, BASE, MEMORY, memory.as_raw_fd())
-            .unwrap();
-        let vectors = [0, 1].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
-        client
-            .set_irqs(
-                VFIO_PCI_MSIX_IRQ_INDEX,
-                VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD,
-                0,
-                2,
-                &[vectors[0].as_raw_fd(), vectors[1].as_raw_fd()],
-            )
-            .unwrap();
-        let mut driver = Self {
-            client,
-            memory,
-            vectors,
-            avail: 0,
-        };
-        driver.enable_msix();
-        driver
-    }
-
-    fn config(&mut self, offset: u64) -> u8 {
-        let mut data = [0];
-        self.client.region_read(CONFIG, offset, &mut data).unwrap();
-        data[0]
-    }
-
-    fn enable_msix(&mut self) {
-        let mut at = self.config(0x34);
-        while self.config(at.into()) != 0x11 {
-            at = self.config(u64::from(at) + 1);
-            assert_ne!(at, 0, "no MSI-X capability");
-        }
-        self.client
-            .region_write(CONFIG, u64::from(at) + 2, &[0, 0x80])
-            .unwrap();
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        self.client.region_write(BAR0, offset, data).unwrap();
-    }
-
-    fn set_status(&mut self, value: u8) {
-        self.write(reg::DEVICE_STATUS, &[value]);
-    }
-
-    fn status(&mut self) -> u8 {
-        let mut data = [0];
-        self.client
-            .region_read(BAR0, reg::DEVICE_STATUS, &mut data)
-            .unwrap();
-        data[0]
-    }
-
-    /// Brings the device to DRIVER_OK with VERSION_1 and feature bit `suspend`.
-    fn go_live(&mut self, suspend: u32) {
-        for value in [0, 1, 3] {
-            self.set_status(value);
-        }
-        let features: u64 = 1 << 32 | 1 << suspend;
-        let mut offered = 0;
-        for select in 0..2u32 {
-            self.write(reg::DEVICE_FEATURE_SELECT, &select.to_le_bytes());
-            let mut data = [0; 4];
-            self.client
-                .region_read(BAR0, reg::DEVICE_FEATURE, &mut data)
-                .unwrap();
-            offered |= u64::from(u32::from_le_bytes(data)) << (32 * select);
-            self.write(reg::DRIVER_FEATURE_SELECT, &select.to_le_bytes());
-            let window = (features >> (32 * select)) as u32;
-            self.write(reg::DRIVER_FEATURE, &window.to_le_bytes());
-        }
-        assert_eq!(offered & features, features, "offered: {offered:#x}");
-        self.set_status(0x0b);
-        assert_eq!(self.status(), 0x0b);
-        self.write(reg::CONFIG_MSIX_VECTOR, &0u16.to_le_bytes());
-        self.write(reg::QUEUE_SELECT, &0u16.to_le_bytes());
-        self.write(reg::QUEUE_SIZE, &SIZE.to_le_bytes());
-        self.write(reg::QUEUE_MSIX_VECTOR, &1u16.to_le_bytes());
-        self.write(reg::QUEUE_DESC, &(BASE + DESC).to_le_bytes());
-        self.write(reg::QUEUE_DRIVER, &(BASE + AVAIL).to_le_bytes());
-        self.write(reg::QUEUE_DEVICE, &(BASE + USED).to_le_bytes());
-        self.write(reg::QUEUE_ENABLE, &1u16.to_le_bytes());
-        self.set_status(0x0f);
-        assert_eq!(self.status(), 0x0f);
-    }
-
-    fn store(&self, address: u64, data: &[u8]) {
-        self.memory
-            .write_all_at(data, FILE_OFFSET + address)
-            .unwrap();
-    }
-
-    fn load<const N: usize>(&self, address: u64) -> [u8; N] {
-        let mut data = [0; N];
-        self.memory
-            .read_exact_at(&mut data, FILE_OFFSET + address)
-            .unwrap();
-        data
-    }
-
-    /// Has 16 bytes put into the buffer and returns them.
-    fn read_entropy(&mut self) -> [u8; 16] {
-        self.store(DESC, &(BASE + BUFFER).to_le_bytes());
-        self.store(DESC + 8, &16u32.to_le_bytes());
-        self.store(DESC + 12, &2u16.to_le_bytes());
-        self.store(AVAIL + 4 + 2 * u64::from(self.avail % SIZE), &[0, 0]);
-        self.avail = self.avail.wrapping_add(1);
-        self.store(AVAIL + 2, &self.avail.to_le_bytes());
-        self.write(NOTIFY_OFFSET, &[0, 0]);
-        wait_for("the interrupt", || self.vectors[1].read().is_ok());
-        assert_eq!(u16::from_le_bytes(self.load(USED + 2)), self.avail);
-        self.load(BUFFER)
-    }
-
-    fn command(&mut self, command: Value) -> Value {
-        let text = command.to_string();
-        let mut put = |offset, data: &[u8]| self.client.region_write(BAR2, offset, data).unwrap();
-        put(mailbox::COMMAND_OFFSET, text.as_bytes());
-        put(
-            mailbox::COMMAND_LENGTH_OFFSET,
-            &(text.len() as u32).to_le_bytes(),
-        );
-        let mut length = [0; 4];
-        self.client
-            .region_read(BAR2, mailbox::REPLY_LENGTH_OFFSET, &mut length)
-            .unwrap();
-        let mut reply = vec![0; u32::from_le_bytes(length) as usize];
-        self.client
-            .region_read(BAR2, mailbox::REPLY_OFFSET, &mut reply)
-            .unwrap();
-        serde_json::from_slice(&reply).unwrap()
-    }
-}
+use harness::{wait_for, Device, Driver, DEADLINE};
 
 fn words(values: [u32; 4]) -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -375,8 +129,6 @@ fn refusals() {
     driver.set_status(0x1f);
     assert_eq!(driver.status(), 0x4f);
     assert!(driver.vectors[0].read().is_ok());
-    driver.avail = 0;
-    driver.store(USED, &[0; 4]);
     driver.go_live(42);
     driver.set_status(0x1f);
     assert_eq!(driver.status(), 0x0f);
@@ -397,6 +149,7 @@ fn violations_reach_the_mailbox_and_the_event_stream() {
     let stats = driver.command(json!({"cmd": "stats"}));
     assert_eq!(stats["violations"], 1);
     assert_eq!(stats["violation_list"][0]["rule"], "D5");
+    driver.set_status(0);
     drop(driver);
     assert!(device.exit().success());
     let events = device.events();

@@ -14,12 +14,15 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::DmaMapFlags;
 use vmm_sys_util::tempfile::TempFile;
 
+use serde_json::Value;
+
 use super::*;
-use crate::features::Offer;
+use crate::common::{self, reg};
+use crate::features::{self, Offer, Revision};
 use crate::judge::Rule;
 use crate::memory::Memory;
 use crate::ring::testing::{Driver, Want, DESC, DEVICE, DRIVER, END};
-use crate::settings::DataKind;
+use crate::settings::{DataKind, RingKind};
 
 const BAR0: u32 = VFIO_PCI_BAR0_REGION_INDEX;
 const BAR2: u32 = VFIO_PCI_BAR2_REGION_INDEX;
@@ -632,6 +635,8 @@ fn a_broken_buffer_needs_a_reset() {
         assert_eq!(guest.used(), None);
         guest.write_status(0x5f);
         assert_eq!(guest.status(), 0x4f);
+        assert_eq!(guest.rules(), [Rule::D9]);
+        guest.device.clear();
         guest.probe();
         let id = guest.add();
         guest.notify();
@@ -689,6 +694,9 @@ fn every_reset_ends_a_suspend() {
             }
             assert_eq!(guest.status(), 0);
             assert_eq!(guest.command(r#"{"cmd":"info"}"#)["state"], "reset");
+            let expected = if reset == 0 { vec![] } else { vec![Rule::D13] };
+            assert_eq!(guest.rules(), expected);
+            guest.device.clear();
             guest.device.region_write(CONFIG, 0x42, &[0x00, 0x80]);
             guest.probe();
             assert_eq!(guest.rules(), []);

@@ -159,8 +159,8 @@ pub trait Ring: Send {
     /// Asks the driver to notify the next available buffer; true if there is one already.
     fn arm(&mut self, mem: &Memory) -> Result<bool, RingError>;
 
-    /// A number that changes when the driver makes a buffer available while the device consumes
-    /// none (for the judge's D4). Reads the ring, changes nothing.
+    /// A number that changes when the driver makes a buffer available, and only then (for the
+    /// judge's D4). Reads the ring, changes nothing.
     fn avail_mark(&self, mem: &Memory) -> Result<u32, RingError>;
 
     /// How far the device is.

@@ -57,6 +57,8 @@ pub struct PackedRing {
     used: Cursor,
     /// Descriptors used since the last [`Ring::needs_notification`].
     used_since: u32,
+    /// Descriptors taken so far.
+    taken: u32,
 }
 
 impl PackedRing {
@@ -86,6 +88,7 @@ impl PackedRing {
             avail: Cursor::START,
             used: Cursor::START,
             used_since: 0,
+            taken: 0,
         })
     }
 
@@ -163,6 +166,7 @@ impl Ring for PackedRing {
         }
         let buffer = self.chain(mem)?;
         self.avail.advance(buffer.descriptors, self.layout.size);
+        self.taken = self.taken.wrapping_add(buffer.descriptors.into());
         Ok(Some(buffer))
     }
 
@@ -226,11 +230,11 @@ impl Ring for PackedRing {
         let mut at = self.avail;
         for count in 0..self.layout.size {
             if !self.is_available(mem, at)? {
-                return Ok(count.into());
+                return Ok(self.taken.wrapping_add(count.into()));
             }
             at.advance(1, self.layout.size);
         }
-        Ok(self.layout.size.into())
+        Ok(self.taken.wrapping_add(self.layout.size.into()))
     }
 
     fn position(&self) -> Position {

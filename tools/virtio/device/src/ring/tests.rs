@@ -90,8 +90,9 @@ fn the_mark_moves_when_a_buffer_is_made_available() {
         assert_eq!(ring.avail_mark(mem).unwrap(), before);
         driver.add(mem, &[(0x8000, 4, true)], false);
         assert_ne!(ring.avail_mark(mem).unwrap(), before);
-        let buffer = ring.pop(mem).unwrap().unwrap();
         let before = ring.avail_mark(mem).unwrap();
+        let buffer = ring.pop(mem).unwrap().unwrap();
+        assert_eq!(ring.avail_mark(mem).unwrap(), before);
         ring.push_used(mem, &buffer, 4).unwrap();
         assert_eq!(ring.avail_mark(mem).unwrap(), before);
     });

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reports: events, violations, and the commands of the mailbox.
+
+use log::error;
+use serde_json::{json, Value};
+
+use super::{hex, Device};
+use crate::counters::Counters;
+use crate::judge::View;
+use crate::mailbox::{self, Command};
+use crate::queue::Queue;
+use crate::status;
+
+/// How many violations a `stats` reply lists.
+const STATS_VIOLATIONS: usize = 16;
+/// How many status accesses a `stats` reply lists.
+const STATS_STATUS_LOG: usize = 64;
+
+impl Device {
+    pub(super) fn view(&self) -> View {
+        View {
+            status: self.machine.status(),
+            state: self.machine.state(),
+            revision: self.machine.revision(),
+            accepted: self.accepted,
+            type_defines_bit_42: self.device.defines_bit_42(),
+            lies: self.lies(),
+            resume_fault: self.has_resume_fault(),
+            config_pending: self.config_pending,
+            admin_queue: self.admin_queue(),
+        }
+    }
+
+    pub(super) fn emit(&mut self, event: &str, fields: Value) {
+        let now = self.now_us();
+        self.events.emit(now, event, fields);
+    }
+
+    pub(super) fn flush_violations(&mut self) {
+        for violation in self.judge.take_new() {
+            error!(
+                "violation of {:?}: {}: {}",
+                violation.rule, violation.access, violation.what
+            );
+            self.events
+                .emit(violation.time_us, "violation", json!(violation));
+        }
+    }
+
+    pub(super) fn queue_report(&self) -> Value {
+        let report = |(index, queue): (usize, &Queue)| {
+            let mut report = json!({
+                "index": index,
+                "size": queue.size,
+                "enabled": queue.ring.is_some(),
+                "in_process": queue.in_process.len(),
+            });
+            if let (Some(ring), Some(report)) = (&queue.ring, report.as_object_mut()) {
+                if let Value::Object(position) = json!(ring.position()) {
+                    report.extend(position);
+                }
+            }
+            report
+        };
+        self.queues.iter().enumerate().map(report).collect()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.flush_violations();
+        self.judge.clear();
+        self.counters = Counters::new(self.queues.len(), self.machine.status());
+    }
+
+    pub(super) fn execute(&mut self, command: Command) -> Value {
+        match command {
+            Command::Info {} => self.info(),
+            Command::Stats {} => self.stats(),
+            Command::Clear {} => {
+                self.clear();
+                json!({"ok": true})
+            }
+            Command::ConfigChange {} => {
+                let sent = self.config_changed();
+                json!({"ok": true, "sent": sent, "held": self.config_held})
+            }
+            Command::FaultNow { fault } => match self.fault_now(fault) {
+                Ok(()) => json!({"ok": true}),
+                Err(error) => mailbox::failure(error),
+            },
+            Command::Set { settings } => match self.settings.patched(&settings) {
+                Ok(new) => {
+                    let faults = self.settings.faults != new.faults || settings.sets_fuzz();
+                    self.settings = new;
+                    if settings.sets_fuzz() {
+                        self.start_fuzz();
+                    }
+                    if faults {
+                        self.faults_changed();
+                    }
+                    self.release_held();
+                    json!({
+                        "ok": true,
+                        "pending": self.settings.pending(&self.active),
+                        "settings": self.settings,
+                    })
+                }
+                Err(error) => mailbox::failure(error),
+            },
+        }
+    }
+
+    fn info(&self) -> Value {
+        let negotiated = if self.machine.status() & status::FEATURES_OK != 0 {
+            self.accepted
+        } else {
+            0
+        };
+        json!({
+            "ok": true,
+            "type": self.kind,
+            "offer": self.active.offer,
+            "ring": self.active.ring,
+            "offered": format!("{:#x}", self.offered),
+            "negotiated": format!("{negotiated:#x}"),
+            "revision": self.machine.revision(),
+            "status": hex(self.machine.status()),
+            "state": self.machine.state(),
+            "fuzz": self.fuzz.as_ref().map(|fuzz| fuzz.seed()),
+            "gone": self.overlay.is_gone(),
+            "settings": self.settings,
+            "pending": self.settings.pending(&self.active),
+        })
+    }
+
+    fn stats(&self) -> Value {
+        let violations = self.judge.violations();
+        let log = &self.counters.status_log;
+        let skip = log.len().saturating_sub(STATS_STATUS_LOG);
+        let status_log: Vec<String> = log.iter().skip(skip).map(|a| a.compact()).collect();
+        json!({
+            "ok": true,
+            "violations": self.judge.total(),
+            "violation_list": violations.get(..STATS_VIOLATIONS).unwrap_or(violations),
+            "status_log": status_log,
+            "counters": self.counters,
+            "queues": self.queue_report(),
+        })
+    }
+}

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the device does wrong, because it was told to: [`crate::fault`] and [`crate::fuzz`].
+//!
+//! Each time a fault takes effect it is counted, and a `fault` event says which. None of them is
+//! held against the driver, see [`crate::judge`].
+
+use log::{info, warn};
+use serde_json::json;
+
+use super::Device;
+use crate::fault::{Effect, Moment, Name, Now};
+use crate::features::Revision;
+use crate::fuzz::{Fuzz, Incident};
+use crate::queue::{Taken, HELD};
+use crate::random::Stream;
+use crate::status::{State, StatusMachine, FEATURES_OK};
+use crate::timers::Timer;
+
+/// What stands between a register and who reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Overlay {
+    /// Nothing.
+    #[default]
+    None,
+    /// All reads are ones.
+    Ones,
+    /// All reads are ones, and writes have no effect.
+    Gone,
+    /// Status is random.
+    Random(Stream),
+    /// Status has no FEATURES_OK.
+    NoFeaturesOk,
+}
+
+impl Overlay {
+    pub(super) fn is_ones(&self) -> bool {
+        matches!(self, Self::Ones | Self::Gone)
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        *self == Self::Gone
+    }
+}
+
+/// How the server is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The connection is closed.
+    Disconnect,
+    /// The process exits.
+    Exit,
+}
+
+impl Device {
+    /// The end that a fault asks for.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// The argument of a fault that is set, or that the random stream has drawn.
+    pub(super) fn fault(&self, name: Name) -> Option<u64> {
+        let drawn = || self.fuzz.as_ref()?.episode().get(name);
+        self.settings.faults.get(name).or_else(drawn)
+    }
+
+    fn effects(&self, moment: Moment) -> Vec<(Effect, u64)> {
+        let mut effects = self.settings.faults.at(moment);
+        if let Some(fuzz) = &self.fuzz {
+            effects.extend(fuzz.episode().at(moment));
+        }
+        effects
+    }
+
+    /// A fault takes effect.
+    pub(super) fn note(&mut self, what: impl std::fmt::Display) {
+        self.counters.faults += 1;
+        self.emit("fault", json!({"fault": what.to_string()}));
+    }
+
+    /// Starts a timer.
+    pub(super) fn start(&mut self, ms: u64, timer: Timer) {
+        let due = self.now_us().saturating_add(ms.saturating_mul(1000));
+        self.timers.start(due, timer);
+    }
+
+    /// Whether status reads may not be what they seem.
+    pub(super) fn lies(&self) -> bool {
+        self.fuzz.is_some()
+            || self.overlay != Overlay::None
+            || self.fault(Name::DriverOkKept).is_some()
+    }
+
+    /// Whether the device resumes in a way of its own.
+    pub(super) fn has_resume_fault(&self) -> bool {
+        [Name::ResumeNeedsClear, Name::ResumeNever, Name::ResumeLate]
+            .into_iter()
+            .any(|name| self.fault(name).is_some())
+    }
+
+    /// What a status read answers.
+    pub(super) fn answer(&mut self) -> u8 {
+        let truth = self.machine.status();
+        match &mut self.overlay {
+            Overlay::None => match &mut self.fuzz {
+                Some(fuzz) if self.machine.state() != State::Reset => fuzz.status(truth),
+                _ => truth,
+            },
+            Overlay::Ones | Overlay::Gone => 0xff,
+            Overlay::Random(stream) => stream.draw() as u8,
+            Overlay::NoFeaturesOk => truth & !FEATURES_OK,
+        }
+    }
+
+    /// What a read of another register answers.
+    pub(super) fn fuzz_registers(&mut self, data: &mut [u8]) {
+        match &mut self.fuzz {
+            Some(fuzz) if self.machine.state() != State::Reset => fuzz.registers(data),
+            _ => {}
+        }
+    }
+
+    /// Begins the random stream, or ends it, as the settings say.
+    pub(super) fn start_fuzz(&mut self) {
+        self.fuzz = self.settings.fuzz.map(Fuzz::new);
+        if let Some(seed) = self.settings.fuzz {
+            info!("answers out of the random stream of seed {seed}");
+            self.emit("fuzz", json!({"seed": seed}));
+        }
+    }
+
+    /// What the random stream has for a notification of the driver's.
+    pub(super) fn fuzz_incident(&mut self) {
+        let incident = match &mut self.fuzz {
+            Some(fuzz) if self.machine.is_live() => fuzz.incident(),
+            _ => return,
+        };
+        match incident {
+            Incident::None => {}
+            Incident::ConfigChange => {
+                self.note("config-change");
+                self.config_changed();
+            }
+            Incident::Spurious => {
+                self.note(Name::UsedIrqSpurious);
+                self.send_used_for_nothing();
+            }
+            Incident::NeedsReset => self.apply(Effect::NeedsReset, 0),
+            Incident::Reset => self.apply(Effect::StatusZero, 0),
+        }
+    }
+
+    /// The entries that go into the used ring for a buffer of which `len` bytes were written: an ID
+    /// and a length each. One, if nothing is wrong.
+    pub(super) fn used_entries(
+        &mut self,
+        index: usize,
+        taken: &Taken,
+        len: u32,
+    ) -> Vec<(u16, u32)> {
+        let mut entry = (taken.buffer.id, len);
+        if self.is_admin(index) {
+            return vec![entry];
+        }
+        let mischief = &taken.mischief;
+        entry.0 = mischief.id.unwrap_or(entry.0);
+        entry.1 = mischief.len.unwrap_or(entry.1);
+        if let Some(id) = self.fault(Name::UsedBadId) {
+            self.note(Name::UsedBadId);
+            entry.0 = u16::try_from(id).unwrap_or(self.queues[index].size);
+        }
+        if let Some(more) = self.fault(Name::UsedLong) {
+            self.note(Name::UsedLong);
+            let whole = taken.buffer.writable_len().saturating_add(more);
+            entry.1 = u32::try_from(whole).unwrap_or(u32::MAX);
+        }
+        if self.fault(Name::UsedZero).is_some() {
+            self.note(Name::UsedZero);
+            entry.1 = 0;
+        }
+        let mut entries = vec![entry];
+        if self.fault(Name::UsedTwice).is_some() {
+            self.note(Name::UsedTwice);
+            entries.push(entry);
+        }
+        entries.extend(&mischief.extra);
+        if entries != [(taken.buffer.id, len)] && *mischief != Default::default() {
+            self.note(format_args!("used entries {entries:?}"));
+        }
+        self.forged |= entries.len() > 1 || entry.0 != taken.buffer.id;
+        entries
+    }
+
+    /// What goes wrong at a moment. Returns whether the transition goes on.
+    pub(super) fn effects_at(&mut self, moment: Moment) -> bool {
+        let mut goes_on = true;
+        for (effect, arg) in self.effects(moment) {
+            if moment == Moment::WhileSuspended {
+                let (ms, seed) = match effect {
+                    Effect::StatusRandom => (20, arg),
+                    _ => (arg, 0),
+                };
+                self.start(ms, Timer::Effect(effect, seed));
+                continue;
+            }
+            self.apply(effect, arg);
+            goes_on &= !matches!(
+                effect,
+                Effect::NeedsReset | Effect::StatusZero | Effect::Gone
+            );
+        }
+        goes_on
+    }
+
+    /// Breaks.
+    pub(super) fn apply(&mut self, effect: Effect, seed: u64) {
+        self.note(effect.name());
+        let overlay = match effect {
+            Effect::NeedsReset => return self.needs_reset(),
+            Effect::StatusZero => return self.reset_itself("itself"),
+            Effect::Disconnect => {
+                self.ending = Some(Ending::Disconnect);
+                return;
+            }
+            Effect::Exit => {
+                self.ending = Some(Ending::Exit);
+                return;
+            }
+            Effect::StatusOnes => Overlay::Ones,
+            Effect::Gone => {
+                self.timers.clear();
+                self.deadline = None;
+                self.backlog = false;
+                Overlay::Gone
+            }
+            Effect::StatusRandom => Overlay::Random(Stream::new(seed, 0)),
+            Effect::FeaturesOkDropped => Overlay::NoFeaturesOk,
+        };
+        self.overlay = overlay;
+        self.judge.excuse();
+    }
+
+    /// A reset that the driver did not ask for, and can't know of until it looks.
+    fn reset_itself(&mut self, reason: &str) {
+        self.machine = StatusMachine::default();
+        self.reset(reason);
+        self.judge.excuse();
+    }
+
+    /// What is wrong from the moment on at which the suspended condition is presented.
+    pub(super) fn faults_while_suspended(&mut self) {
+        self.effects_at(Moment::WhileSuspended);
+        for (name, timer) in [
+            (Name::SuspendDropped, Timer::Drop),
+            (Name::UsedIrqAfterSuspend, Timer::NotifySuspended),
+            (Name::UsedAfterSuspend, Timer::UseSuspended),
+            (Name::ConfigChangeDuring, Timer::ConfigChange),
+            (Name::ConfigChangeWhile, Timer::ConfigChangeNow),
+        ] {
+            if let Some(ms) = self.fault(name) {
+                self.start(ms, timer);
+            }
+        }
+    }
+
+    /// A timer is due.
+    pub(super) fn fire(&mut self, timer: Timer) {
+        let suspended = self.machine.state() == State::Suspended;
+        match timer {
+            Timer::Effect(effect, seed) if suspended => self.apply(effect, seed),
+            Timer::LateSuspend => self.suspend_late(),
+            Timer::Drop if suspended => {
+                self.note(Name::SuspendDropped);
+                self.present_running();
+                self.scan();
+            }
+            Timer::LateNotification(index) => self.send_used(index),
+            Timer::NotifySuspended if suspended => {
+                self.note(Name::UsedIrqAfterSuspend);
+                self.send_used_for_nothing();
+            }
+            Timer::UseSuspended if suspended => {
+                for index in 0..self.queues.len() {
+                    if !self.queues[index].in_process.is_empty() {
+                        self.note(Name::UsedAfterSuspend);
+                        self.finish_in_process(index);
+                        self.notify_used(index);
+                    }
+                }
+            }
+            Timer::ConfigChange => {
+                self.note(Name::ConfigChangeDuring);
+                self.config_changed();
+            }
+            Timer::ConfigChangeNow => {
+                self.note(Name::ConfigChangeWhile);
+                self.send_config_change();
+            }
+            // No longer suspended: the moment is over.
+            Timer::Effect(..) | Timer::Drop | Timer::NotifySuspended | Timer::UseSuspended => {}
+        }
+    }
+
+    /// Presents the suspended condition, whatever was asked for meanwhile.
+    fn suspend_late(&mut self) {
+        if matches!(self.machine.state(), State::Running | State::Suspending)
+            && self.machine.revision() != Revision::None
+        {
+            self.note(Name::SuspendLate);
+            self.present_suspended();
+        }
+    }
+
+    /// Does something wrong now.
+    pub(super) fn fault_now(&mut self, now: Now) -> Result<(), &'static str> {
+        match now {
+            Now::Effect(Effect::NeedsReset | Effect::StatusZero, _)
+                if self.machine.state() == State::Reset =>
+            {
+                return Err("the device is not in operation: there is nothing to break");
+            }
+            Now::Effect(effect, seed) => self.apply(effect, seed),
+            Now::ConfigChange => {
+                self.config_changed();
+            }
+            Now::ConfigChangeWhile => {
+                self.note(Name::ConfigChangeWhile);
+                self.send_config_change();
+            }
+            Now::UsedIrqSpurious => {
+                self.note(Name::UsedIrqSpurious);
+                self.send_used_for_nothing();
+            }
+        }
+        Ok(())
+    }
+
+    /// The faults were changed: what is over is undone, so that a device whose faults are cleared
+    /// is as good as new. One that was gone comes back as after a power cycle.
+    pub(super) fn faults_changed(&mut self) {
+        if self.overlay.is_gone() {
+            warn!("the device is back");
+            self.reset_itself("power");
+            return;
+        }
+        self.overlay = Overlay::None;
+        self.timers.clear_faults();
+        if self.has_stalled() {
+            self.due_in(0);
+        }
+        self.release_held();
+    }
+
+    /// Whether a transition is under way that no time and no fault holds up.
+    fn has_stalled(&self) -> bool {
+        let stalls = match self.machine.state() {
+            State::Suspending => [Name::SuspendNever, Name::SuspendLate],
+            State::Resuming => [Name::ResumeNever, Name::ResumeLate],
+            State::Reset | State::Running | State::Suspended => return false,
+        };
+        self.deadline.is_none() && !stalls.into_iter().any(|name| self.fault(name).is_some())
+    }
+
+    /// Finishes the buffers that are held until further notice, if there is no more reason to.
+    pub(super) fn release_held(&mut self) {
+        let held = self.settings.hold || self.fault(Name::UsedAfterSuspend).is_some();
+        if held || !self.machine.is_live() || self.overlay.is_gone() {
+            return;
+        }
+        for index in 0..self.queues.len() {
+            let queue = &mut self.queues[index];
+            for taken in &mut queue.in_process {
+                if taken.due_us == HELD {
+                    taken.due_us = 0;
+                }
+            }
+            let now = self.now_us();
+            self.finish_due(index, now);
+            self.notify_used(index);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! BAR 0: the virtio structures.
+
+use log::{debug, warn};
+use serde_json::json;
+
+use super::Device;
+use crate::common::{self, reg, NO_VECTOR};
+use crate::features::{self, FeatureSet};
+use crate::judge::Access;
+use crate::settings::RingKind;
+use crate::status;
+
+impl Device {
+    pub(super) fn virtio_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.virtio_read_plain(offset, data);
+        if self.overlay.is_ones() {
+            data.fill(0xff);
+        }
+    }
+
+    /// As if all registers were there.
+    fn virtio_read_plain(&mut self, offset: u64, data: &mut [u8]) {
+        let now = self.now_us();
+        let view = self.view();
+        match offset & !0xfff {
+            common::COMMON_OFFSET => self.common_read(offset, data),
+            common::ISR_OFFSET if offset == common::ISR_OFFSET => {
+                self.counters.isr_reads += 1;
+                self.judge.access(Access::IsrRead, &view, now);
+                if let Some(byte) = data.first_mut() {
+                    *byte = std::mem::take(&mut self.isr);
+                }
+                self.update_intx();
+            }
+            common::DEVICE_OFFSET => {
+                self.counters.config_reads += 1;
+                let offset = offset - common::DEVICE_OFFSET;
+                self.judge.access(Access::ConfigRead(offset), &view, now);
+                self.config_looked_at();
+                self.device.read_config(offset, data);
+                self.fuzz_registers(data);
+            }
+            _ => debug!("read of {} bytes at {offset:#x}: nothing there", data.len()),
+        }
+    }
+
+    pub(super) fn virtio_write(&mut self, offset: u64, data: &[u8]) {
+        if self.overlay.is_gone() {
+            debug!("a write at {offset:#x} is ignored: the device is gone");
+            return;
+        }
+        let now = self.now_us();
+        let view = self.view();
+        match offset & !0xfff {
+            common::COMMON_OFFSET => self.common_write(offset, data),
+            common::DEVICE_OFFSET => {
+                self.counters.config_writes += 1;
+                let offset = offset - common::DEVICE_OFFSET;
+                self.judge.access(Access::ConfigWrite(offset), &view, now);
+                if !self.machine.is_frozen() {
+                    self.device.write_config(offset, data);
+                }
+            }
+            common::NOTIFY_OFFSET => {
+                let queue = (offset - common::NOTIFY_OFFSET) / u64::from(common::NOTIFY_MULTIPLIER);
+                self.notified(queue);
+            }
+            _ => debug!("write of {data:02x?} at {offset:#x}: nothing there"),
+        }
+    }
+
+    fn common_read(&mut self, offset: u64, data: &mut [u8]) {
+        let now = self.now_us();
+        let view = self.view();
+        let end = offset.saturating_add(data.len() as u64);
+        let with_status = (offset..end).contains(&reg::DEVICE_STATUS);
+        let truth = self.machine.status();
+        let value = if with_status { self.answer() } else { truth };
+        if with_status {
+            let access = Access::StatusRead(value);
+            self.counters.status_access("read", value, now);
+            if self.judge.watches_queues() {
+                let marks = self.marks();
+                self.judge.check_marks(marks, access, &view, now);
+            }
+            self.judge.access(access, &view, now);
+            let mut fields = json!({"value": super::hex(value)});
+            if value != truth {
+                fields["truth"] = json!(super::hex(truth));
+            }
+            self.emit("status_read", fields);
+            self.spurious();
+        } else {
+            self.counters.common_reads += 1;
+            self.judge.access(Access::CommonRead(offset), &view, now);
+            if offset == reg::CONFIG_GENERATION {
+                self.config_looked_at();
+            }
+        }
+        let mut image = self.common_image();
+        image[reg::DEVICE_STATUS as usize] = value;
+        for (byte, at) in data.iter_mut().zip(offset..) {
+            *byte = image.get(at as usize).copied().unwrap_or(0);
+        }
+        if !with_status {
+            self.fuzz_registers(data);
+        }
+    }
+
+    /// The structure as the driver reads it now.
+    fn common_image(&self) -> [u8; common::COMMON_LENGTH as usize] {
+        let mut image = [0; common::COMMON_LENGTH as usize];
+        let mut put = |offset: u64, bytes: &[u8]| {
+            let offset = offset as usize;
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        let window = |features: FeatureSet, select: u32| match select {
+            0..=3 => (features >> (32 * select)) as u32,
+            _ => 0,
+        };
+        put(
+            reg::DEVICE_FEATURE_SELECT,
+            &self.device_feature_select.to_le_bytes(),
+        );
+        put(
+            reg::DEVICE_FEATURE,
+            &window(self.offered, self.device_feature_select).to_le_bytes(),
+        );
+        put(
+            reg::DRIVER_FEATURE_SELECT,
+            &self.driver_feature_select.to_le_bytes(),
+        );
+        put(
+            reg::DRIVER_FEATURE,
+            &window(self.accepted, self.driver_feature_select).to_le_bytes(),
+        );
+        put(reg::CONFIG_MSIX_VECTOR, &self.config_vector.to_le_bytes());
+        put(reg::NUM_QUEUES, &self.device.queues().to_le_bytes());
+        if let Some(queue) = self.admin_queue() {
+            put(reg::ADMIN_QUEUE_INDEX, &queue.to_le_bytes());
+            put(reg::ADMIN_QUEUE_NUM, &1u16.to_le_bytes());
+        }
+        put(reg::DEVICE_STATUS, &[self.machine.status()]);
+        put(reg::CONFIG_GENERATION, &[self.generation]);
+        put(reg::QUEUE_SELECT, &self.queue_select.to_le_bytes());
+        // A queue that does not exist has size 0.
+        if let Some(queue) = self.queues.get(usize::from(self.queue_select)) {
+            put(reg::QUEUE_SIZE, &queue.size.to_le_bytes());
+            put(reg::QUEUE_MSIX_VECTOR, &queue.vector.to_le_bytes());
+            put(
+                reg::QUEUE_ENABLE,
+                &u16::from(queue.ring.is_some()).to_le_bytes(),
+            );
+            put(reg::QUEUE_NOTIFY_OFF, &self.queue_select.to_le_bytes());
+            put(reg::QUEUE_DESC, &queue.desc.to_le_bytes());
+            put(reg::QUEUE_DRIVER, &queue.driver.to_le_bytes());
+            put(reg::QUEUE_DEVICE, &queue.device.to_le_bytes());
+        }
+        image
+    }
+
+    fn common_write(&mut self, offset: u64, data: &[u8]) {
+        let now = self.now_us();
+        let mut bytes = [0; 8];
+        let len = data.len().min(8);
+        bytes[..len].copy_from_slice(&data[..len]);
+        let value = u64::from_le_bytes(bytes);
+
+        if offset == reg::DEVICE_STATUS {
+            self.status_write(value as u8);
+            return;
+        }
+        self.counters.common_writes += 1;
+        let access = Access::CommonWrite(offset, value);
+        let view = self.view();
+        self.judge.access(access, &view, now);
+        if self.machine.is_frozen() {
+            debug!("ignored while {:?} (V3): {access}", self.machine.state());
+            return;
+        }
+        match (offset, data.len()) {
+            (reg::DEVICE_FEATURE_SELECT, 4) => self.device_feature_select = value as u32,
+            (reg::DRIVER_FEATURE_SELECT, 4) => self.driver_feature_select = value as u32,
+            (reg::DRIVER_FEATURE, 4) => self.accept_features(value as u32),
+            (reg::CONFIG_MSIX_VECTOR, 2) => self.config_vector = self.vector(value as u16),
+            (reg::QUEUE_SELECT, 2) => self.queue_select = value as u16,
+            _ => self.queue_write(offset, value, data.len()),
+        }
+    }
+
+    fn accept_features(&mut self, value: u32) {
+        if self.machine.status() & status::FEATURES_OK != 0 {
+            warn!("the driver writes features after FEATURES_OK; ignored");
+            return;
+        }
+        if let select @ 0..=3 = self.driver_feature_select {
+            let shift = 32 * select;
+            self.accepted &= !(FeatureSet::from(u32::MAX) << shift);
+            self.accepted |= FeatureSet::from(value) << shift;
+        }
+    }
+
+    /// A vector that does not exist reads back as NO_VECTOR ("MSI-X Vector Configuration").
+    fn vector(&self, vector: u16) -> u16 {
+        if self.irqs.has_vector(vector) {
+            vector
+        } else {
+            NO_VECTOR
+        }
+    }
+
+    fn queue_write(&mut self, offset: u64, value: u64, len: usize) {
+        let index = self.queue_select;
+        let vector = self.vector(value as u16);
+        let features_ok = self.machine.status() & status::FEATURES_OK != 0;
+        let Some(queue) = self.queues.get_mut(usize::from(index)) else {
+            warn!("a write to queue {index}, which does not exist; ignored");
+            return;
+        };
+        let enabled = queue.ring.is_some();
+        let put = |field: &mut u64| match (offset & 7, len) {
+            (0, 8) => *field = value,
+            (0, 4) => *field = *field & !0xffff_ffff | value,
+            (4, 4) => *field = *field & 0xffff_ffff | value << 32,
+            _ => warn!("a write of {len} bytes at {offset:#x}; addresses are written by 4 or 8"),
+        };
+        match (offset, len) {
+            (reg::QUEUE_MSIX_VECTOR, 2) => queue.vector = vector,
+            (reg::QUEUE_RESET, 2) if value == 1 && self.accepted & features::RING_RESET != 0 => {
+                queue.reset();
+                self.emit("queue_reset", json!({"queue": index}));
+            }
+            _ if enabled => warn!("queue {index} is enabled: a write at {offset:#x} is ignored"),
+            (reg::QUEUE_SIZE, 2) => {
+                let size = value as u16;
+                let packed = self.accepted & features::RING_PACKED != 0;
+                if size == 0 || size > queue.max_size || !(packed || size.is_power_of_two()) {
+                    warn!("queue {index}: a size of {size} is not possible; ignored");
+                } else {
+                    queue.size = size;
+                }
+            }
+            (reg::QUEUE_ENABLE, 2) if value == 1 && features_ok => self.enable_queue(index),
+            (0x20..=0x27, _) => put(&mut queue.desc),
+            (0x28..=0x2f, _) => put(&mut queue.driver),
+            (0x30..=0x37, _) => put(&mut queue.device),
+            _ => debug!("a write of {value:#x} ({len} bytes) at {offset:#x} is ignored"),
+        }
+    }
+
+    fn enable_queue(&mut self, index: u16) {
+        let queue = &mut self.queues[usize::from(index)];
+        match queue.enable(self.dma.memory(), self.accepted) {
+            Ok(()) => {
+                let packed = self.accepted & features::RING_PACKED != 0;
+                let fields = json!({
+                    "queue": index,
+                    "size": queue.size,
+                    "ring": if packed { RingKind::Packed } else { RingKind::Split },
+                });
+                self.emit("queue_enabled", fields);
+            }
+            Err(error) => self.device_error(index, &error),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device status: what a write of it starts, and when that is over.
+
+use log::{info, warn};
+use serde_json::json;
+
+use super::{hex, Device, Overlay};
+use crate::common::NO_VECTOR;
+use crate::fault::{Moment, Name};
+use crate::features::{self, FeatureSet, Revision};
+use crate::judge::Access;
+use crate::queue::Queue;
+use crate::settings::RingKind;
+use crate::status::{self, Action, State};
+use crate::timers::Timer;
+
+impl Device {
+    pub(super) fn status_write(&mut self, value: u8) {
+        let now = self.now_us();
+        let access = Access::StatusWrite(value);
+        let view = self.view();
+        self.counters.status_access("write", value, now);
+        self.emit("status_write", json!({"value": hex(value)}));
+
+        let resumes = view.state == State::Suspended
+            && value != 0
+            && status::is_resume_write(view.revision, value);
+        if (resumes || value == 0) && self.judge.watches_queues() {
+            let marks = self.marks();
+            self.judge.check_marks(marks, access, &view, now);
+        }
+        let features_now = view.state == State::Reset
+            && value & status::FEATURES_OK != 0
+            && view.status & status::FEATURES_OK == 0;
+        if features_now {
+            self.judge.features(self.offered, self.accepted, value, now);
+        }
+        self.judge.access(access, &view, now);
+
+        let (offered, accepted) = (self.offered, self.accepted);
+        let defines_bit_42 = self.device.defines_bit_42();
+        let refused = features_now && self.fault(Name::FeaturesOkRefused).is_some();
+        let action = self.machine.write(value, || {
+            let possible = accepted & !offered == 0 && accepted & features::VERSION_1 != 0;
+            (possible && !refused).then(|| Revision::negotiated(accepted, defines_bit_42))
+        });
+        match action {
+            Action::None if refused => self.note(Name::FeaturesOkRefused),
+            Action::None if features_now => warn!(
+                "features {accepted:#x} refused: {offered:#x} is offered, VERSION_1 is required"
+            ),
+            Action::None => {}
+            Action::Reset => self.reset("driver"),
+            Action::FeaturesOk => self.features_negotiated(),
+            Action::DriverOk => {
+                if features_now {
+                    self.features_negotiated();
+                }
+                info!("the driver is live, SUSPEND: {:?}", self.machine.revision());
+            }
+            Action::Suspend => self.suspend(),
+            Action::Cancel => self.cancel(),
+            Action::Resume => self.resume(value),
+        }
+        self.counters.present(self.machine.status());
+        self.spurious();
+    }
+
+    fn features_negotiated(&mut self) {
+        let fields = json!({
+            "offered": format!("{:#x}", self.offered),
+            "accepted": format!("{:#x}", self.accepted),
+            "revision": self.machine.revision(),
+        });
+        self.emit("features", fields);
+    }
+
+    /// V2 and V5.
+    fn suspend(&mut self) {
+        let delay_ms = match &mut self.fuzz {
+            Some(fuzz) => {
+                fuzz.suspend();
+                fuzz.delay_ms()
+            }
+            None => self.settings.delay_suspend_ms,
+        };
+        let marks = self.marks();
+        self.judge.set_marks(marks);
+        if self.fault(Name::ConfigChangeBefore).is_some() {
+            self.note(Name::ConfigChangeBefore);
+            self.config_changed();
+        }
+        if self.settings.refuse_suspend {
+            return self.refuse();
+        }
+        if self.fault(Name::SuspendIgnored).is_some() {
+            return self.note(Name::SuspendIgnored);
+        }
+        if !self.effects_at(Moment::OnSuspend) {
+            return;
+        }
+        let ready_us = self.finish_before_suspend();
+        if !self.machine.is_live() {
+            // Finishing failed, and DEVICE_NEEDS_RESET says so.
+            return;
+        }
+        self.machine.begin_suspend();
+        if let Some(ms) = self.fault(Name::SuspendLate) {
+            self.start(ms, Timer::LateSuspend);
+        } else if self.fault(Name::SuspendNever).is_some() {
+            self.note(Name::SuspendNever);
+        } else {
+            self.due_at(ready_us.max(self.in_ms(delay_ms)));
+        }
+    }
+
+    /// Refuses to suspend, as each revision has it.
+    fn refuse(&mut self) {
+        self.counters.refusals += 1;
+        if self.machine.revision() == Revision::V1_4 {
+            self.machine.set_needs_reset();
+            self.emit("refused", json!({"by": "DEVICE_NEEDS_RESET"}));
+            self.config_changed();
+        } else {
+            self.emit("refused", json!({"by": "no answer"}));
+        }
+    }
+
+    /// V2: finishes what is in process, at once or, if that takes its time, by when it says.
+    fn finish_before_suspend(&mut self) -> u64 {
+        let mut ready_us = 0;
+        for index in 0..self.queues.len() {
+            let last = self.queues[index].in_process.back();
+            match last.and(self.queues[index].next_due_us()) {
+                Some(_) => {
+                    let dues = self.queues[index].in_process.iter().map(|t| t.due_us);
+                    ready_us = dues.fold(ready_us, u64::max);
+                }
+                None if self.fault(Name::UsedAfterSuspend).is_some() => {}
+                None => self.finish_in_process(index),
+            }
+            self.notify_used(index);
+        }
+        ready_us
+    }
+
+    fn resume(&mut self, value: u8) {
+        let delay_ms = match &mut self.fuzz {
+            Some(fuzz) => fuzz.delay_ms(),
+            None => self.settings.delay_resume_ms,
+        };
+        if !self.effects_at(Moment::OnResume) {
+            return;
+        }
+        if value & status::SUSPEND != 0 && self.fault(Name::ResumeNeedsClear).is_some() {
+            self.note(Name::ResumeNeedsClear);
+            self.machine.ignore_resume();
+        } else if self.fault(Name::ResumeNever).is_some() {
+            self.note(Name::ResumeNever);
+        } else if let Some(ms) = self.fault(Name::ResumeLate) {
+            self.note(Name::ResumeLate);
+            self.due_in(ms);
+        } else {
+            self.due_in(delay_ms);
+        }
+    }
+
+    fn cancel(&mut self) {
+        self.deadline = None;
+        self.counters.cancels += 1;
+        self.emit("cancelled", json!({}));
+        self.release_config_change();
+        self.scan();
+    }
+
+    fn in_ms(&self, ms: u64) -> u64 {
+        self.now_us().saturating_add(ms.saturating_mul(1000))
+    }
+
+    /// The transition under way is over in `ms` milliseconds; at once if that is 0.
+    pub(super) fn due_in(&mut self, ms: u64) {
+        self.due_at(self.in_ms(ms));
+    }
+
+    fn due_at(&mut self, due_us: u64) {
+        self.deadline = Some(due_us);
+        self.tick();
+    }
+
+    /// When the worker has to call [`Device::tick`].
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        if self.overlay.is_gone() {
+            return None;
+        }
+        let buffers = self.queues.iter().filter_map(Queue::next_due_us).min();
+        [self.deadline, self.timers.next_us(), buffers]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due: buffers, faults, and presenting the suspended or the resumed condition.
+    pub fn tick(&mut self) {
+        let now = self.now_us();
+        if self.next_deadline_us().is_none_or(|due| due > now) {
+            return;
+        }
+        for index in 0..self.queues.len() {
+            self.finish_due(index, now);
+            self.notify_used(index);
+        }
+        while let Some(timer) = self.timers.take_due(now) {
+            self.fire(timer);
+        }
+        if self.deadline.is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.deadline = None;
+        match self.machine.state() {
+            State::Suspending => self.present_suspended(),
+            State::Resuming => {
+                self.present_running();
+                if self.fault(Name::ConfigChangeAfter).is_some() {
+                    self.note(Name::ConfigChangeAfter);
+                    self.config_changed();
+                }
+                if self.settings.rescan_on_resume {
+                    self.scan();
+                }
+            }
+            State::Reset | State::Running | State::Suspended => {}
+        }
+    }
+
+    /// Presents the suspended condition.
+    pub(super) fn present_suspended(&mut self) {
+        self.flush_notifications();
+        self.deadline = None;
+        if self.fault(Name::DriverOkKept).is_some() && self.machine.revision() == Revision::V1_4 {
+            self.note(Name::DriverOkKept);
+            self.machine.present_suspended_with_driver_ok();
+        } else {
+            self.machine.present_suspended();
+        }
+        self.counters.suspends += 1;
+        self.counters.present(self.machine.status());
+        let fields = json!({
+            "status": hex(self.machine.status()),
+            "revision": self.machine.revision(),
+            "queues": self.queue_report(),
+        });
+        self.emit("suspended", fields);
+        self.faults_while_suspended();
+    }
+
+    /// Presents the resumed condition.
+    pub(super) fn present_running(&mut self) {
+        self.machine.present_running();
+        self.counters.resumes += 1;
+        self.counters.present(self.machine.status());
+        self.emit("resumed", json!({"status": hex(self.machine.status())}));
+        self.release_config_change();
+    }
+
+    /// Everything that a device reset resets; the status is 0 already.
+    pub(super) fn reset(&mut self, reason: &str) {
+        self.active = self.settings.clone();
+        self.offer();
+        self.accepted = 0;
+        self.device_feature_select = 0;
+        self.driver_feature_select = 0;
+        self.queue_select = 0;
+        self.config_vector = NO_VECTOR;
+        self.generation = 0;
+        self.isr = 0;
+        self.deadline = None;
+        self.config_held = false;
+        self.config_pending = false;
+        self.overlay = Overlay::None;
+        self.forged = false;
+        self.timers.clear();
+        self.backlog = false;
+        if let Some(fuzz) = &mut self.fuzz {
+            fuzz.reset();
+        }
+        self.irqs.reset();
+        self.judge.reset();
+        self.device.reset();
+        self.counters.resets += 1;
+        self.counters.present(0);
+        self.emit("reset", json!({"by": reason}));
+    }
+
+    /// Works out the features and the queues that are offered until the next reset.
+    pub(super) fn offer(&mut self) {
+        let when = |condition: bool, bits: FeatureSet| if condition { bits } else { 0 };
+        self.offered = features::VERSION_1
+            | features::RING_RESET
+            | self.active.offer.bits()
+            | when(self.active.ring == RingKind::Packed, features::RING_PACKED)
+            | when(self.active.indirect, features::INDIRECT_DESC)
+            | when(self.active.event_idx, features::EVENT_IDX)
+            | when(self.admin_queue().is_some(), features::ADMIN_VQ)
+            | self.device.features();
+        let count = self.device.queues() + u16::from(self.admin_queue().is_some());
+        self.queues = (0..count).map(|_| Queue::new(self.queue_size)).collect();
+        self.counters.set_queues(count.into());
+    }
+}
