@@ -64,6 +64,8 @@ pub struct Selftest {
     pub timeout_s: u64,
     /// Where the kernel's kselftest module for Python is.
     pub python_path: PathBuf,
+    /// How much slower than usual the kernel is.
+    pub slowness: u32,
 }
 
 /// A shell as large as our own terminal.
@@ -260,6 +262,7 @@ fn selftest(test: &Selftest, out: &mut File) -> Result<i32> {
         .current_dir(directory)
         .env("PYTHONPATH", &test.python_path)
         .env("PYTHONUNBUFFERED", "1")
+        .env("SUSPEND_SLOWNESS", test.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("can't duplicate a pipe")?)
         .stderr(writer)

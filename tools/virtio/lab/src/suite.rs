@@ -246,6 +246,7 @@ fn selftests(
             program: program.clone(),
             timeout_s,
             python_path: kernel.source.join("tools/testing/selftests/kselftest"),
+            slowness,
         })
         .collect();
     config.deadline = BOOT * slowness
