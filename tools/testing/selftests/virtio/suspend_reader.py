@@ -8,14 +8,11 @@ lost and none comes twice, whenever the device was suspended (D10).
 
 import signal
 import time
-from pathlib import Path
 
 from suspend_lib import (
     PROMPT,
     REVISIONS,
-    Fail,
     Reader,
-    Skip,
     case,
     device,
     drain,
@@ -28,8 +25,8 @@ from suspend_lib import (
     select_rng,
     works,
 )
+from suspend_stream import BLOCK, alone, whole
 
-BLOCK = 64
 # What can be read of a suspended device: a buffer of the driver and one of the hwrng core.
 BUFFERED = 2 * BLOCK
 ROUNDS = 20
@@ -138,65 +135,6 @@ def several(revision):
             reader.close()
 
 
-class Account:
-    """Keeps the books of the counter that a test device delivers.
-
-    The kernel's own thread reads, too, seldom: its switches tell whether it has run.
-    """
-
-    def __init__(self, dev):
-        self.dev = dev
-        dev.configure(data="counter")
-        # The counter begins with a reset; the core may keep bytes from before.
-        dev.rebind()
-        select_rng(dev)
-        dev.request("suspend")
-        drain()
-        dev.request("resume")
-        self._switches = self._of_thread()
-        self.words = []
-
-    @staticmethod
-    def _of_thread():
-        for status in Path("/proc").glob("[0-9]*/status"):
-            try:
-                text = status.read_text()
-            except OSError:
-                continue
-            fields = dict(line.split(":", 1) for line in text.splitlines())
-            if fields["Name"].strip() == "hwrng":
-                return [fields["Pid"], fields["voluntary_ctxt_switches"],
-                        fields["nonvoluntary_ctxt_switches"]]
-        return None
-
-    def add(self, data):
-        require(len(data) % BLOCK == 0, f"{len(data)} bytes, no whole blocks")
-        words = (data[i : i + 4] for i in range(0, len(data), 4))
-        self.words += (int.from_bytes(word, "little") for word in words)
-
-    def was_alone(self):
-        return self._of_thread() == self._switches
-
-    def check(self):
-        require(self.words, "nothing was read")
-        first = self.words[0]
-        for i, word in enumerate(self.words):
-            if word != first + i:
-                raise Fail(f"word {i} of {len(self.words)} is {word}, expected {first + i}")
-
-
-def alone(scenario, dev):
-    """Runs a scenario in which nobody else read."""
-    for _ in range(3):
-        account = Account(dev)
-        scenario(dev, account)
-        if account.was_alone():
-            account.check()
-            return
-        dev.configure(hold=False)
-    raise Skip("the kernel's own thread reads all the time")
-
-
 def read_block(account, what):
     end = time.monotonic() + PROMPT
     while True:
@@ -242,18 +180,6 @@ def busy_rounds(dev, account):
         account.add(reader.block())
         reader.close()
         dev.request("resume")
-
-
-def whole(reader, request, goal):
-    """What a reader gets in the meantime."""
-    request(goal)
-    data = b""
-    while len(data) % BLOCK or not data:
-        more = reader.get(0.1)
-        if more is None:
-            break
-        data += more
-    return data
 
 
 @case("{revision}: the stream goes on, suspended {state}", revision=REVISIONS,

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Many cycles of suspend and resume while entropy is read: nothing is lost, nothing leaks.
+
+With a test device that delivers a counter, every word is accounted for. The memory of the kernel
+is compared before and after; a kernel with kmemleak looks for what nobody refers to any more.
+
+SUSPEND_CYCLES sets the number of cycles of each case.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import suspend_lib
+from suspend_lib import REVISIONS, Reader, case, device, expect, require, run, works
+from suspend_stream import BLOCK, alone, whole
+
+CYCLES = int(os.environ.get("SUSPEND_CYCLES", "50"))
+# What the kernel may use more than before, for reasons of its own.
+SLACK_KIB = 1024
+
+suspend_lib.CASE_SECONDS += CYCLES * suspend_lib.SLOWNESS
+suspend_lib.FILE_SECONDS += 2 * CYCLES * suspend_lib.SLOWNESS
+
+
+def unreclaimable():
+    """The memory in slabs that the kernel can't give back, in KiB."""
+    text = Path("/proc/meminfo").read_text()
+    return int(re.search(r"^SUnreclaim:\s+(\d+)", text, re.M).group(1))
+
+
+def soak(dev, account):
+    reader = Reader(BLOCK)
+    try:
+        # What is allocated once is there after some cycles.
+        cycles(dev, account, reader, 10)
+        before = unreclaimable()
+        cycles(dev, account, reader, CYCLES)
+        grown = unreclaimable() - before
+        require(grown < SLACK_KIB, f"{grown} KiB of memory lost in {CYCLES} cycles")
+    finally:
+        # What the reader has is accounted for: it is killed while it waits.
+        dev.request("suspend")
+        account.add(reader.block())
+        reader.close()
+        dev.request("resume")
+
+
+def cycles(dev, account, reader, count):
+    for _ in range(count):
+        account.add(whole(reader, dev.request, "suspend"))
+        account.add(whole(reader, dev.request, "resume"))
+
+
+@case("{revision}: cycles under load", revision=REVISIONS)
+def many(revision):
+    dev = device(revision, mailbox=True)
+    alone(soak, dev)
+    expect(dev.number("failures"), 0, "failures")
+    require(dev.number("suspends") > CYCLES, "not as many cycles as there were to be")
+    works(dev)
+
+
+if __name__ == "__main__":
+    run()
