@@ -646,6 +646,21 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_lists_every_fault() {
+        let readme = include_str!("../README.md");
+        for (_, name, arg, _) in OTHERS {
+            let usage = usage(name, arg);
+            let usage = usage.split(" (").next().unwrap_or_default();
+            assert!(readme.contains(&format!("| `{usage}`")), "{usage}");
+        }
+        for (effect, name, _) in EFFECTS {
+            let seed = if effect.is_seeded() { "[=SEED]" } else { "" };
+            let usage = format!("| `{name}-MOMENT{seed}`");
+            assert!(readme.contains(&usage), "{usage}");
+        }
+    }
+
+    #[test]
     fn effects_have_a_default_moment_and_can_be_had_now() {
         let fault: Fault = "gone".parse().unwrap();
         assert_eq!(fault.name, Name::At(Effect::Gone, Moment::OnSuspend));

@@ -87,6 +87,11 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// Whether faults are set, be they what they were: what is over is to be undone.
+    pub fn sets_faults(&self) -> bool {
+        self.faults.is_some() || self.sets_fuzz()
+    }
+
     /// Whether the random stream is to begin anew.
     pub fn sets_fuzz(&self) -> bool {
         self.fuzz.is_some()

@@ -211,6 +211,77 @@ fn sigterm_with_a_client() {
 }
 
 #[test]
+fn a_server_that_closes_the_connection_takes_the_next_client() {
+    let device = Device::start(&["--fault", "disconnect-on-resume"]);
+    let mut driver = Driver::connect(&device.socket());
+    driver.go_live(43);
+    driver.set_status(0x1f);
+    assert_eq!(driver.status(), 0x1b);
+    // There is no answer to this write.
+    assert!(driver.client.region_write(0, 0x14, &[0x1f]).is_err());
+    let mut data = [0];
+    assert!(driver.client.region_read(0, 0x14, &mut data).is_err());
+    let mut driver = Driver::connect(&device.socket());
+    driver.go_live(43);
+    driver.read_entropy();
+    // By a timer, which nobody looks at: at the next access.
+    driver.set(json!({"faults": ["disconnect-while-suspended=1"]}));
+    driver.set_status(0x1f);
+    wait_for("the fault", || {
+        device.names().iter().filter(|n| *n == "fault").count() == 2
+    });
+    assert!(driver.client.region_read(0, 0x14, &mut data).is_err());
+}
+
+#[test]
+fn a_server_that_exits() {
+    // By a timer, with nobody looking.
+    let mut device = Device::start(&["--fault", "exit-while-suspended=1"]);
+    let mut driver = Driver::connect(&device.socket());
+    driver.go_live(43);
+    driver.set_status(0x1f);
+    assert!(device.exit().success());
+    assert!(!device.socket().exists());
+    let events = device.events();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["event"], &last["violations"]),
+        (&json!("summary"), &json!(0))
+    );
+
+    let mut device = Device::start(&[]);
+    let mut driver = Driver::connect(&device.socket());
+    driver.go_live(43);
+    let text = r#"{"cmd":"fault-now","fault":"exit"}"#;
+    let mut put = |offset, data: &[u8]| {
+        let _ = driver.client.region_write(2, offset, data);
+    };
+    put(0x1000, text.as_bytes());
+    put(8, &(text.len() as u32).to_le_bytes());
+    assert!(device.exit().success());
+}
+
+#[test]
+fn fuzz_replays_from_one_client_to_the_next() {
+    let device = Device::start(&["--fuzz", "17"]);
+    let session = || {
+        let mut driver = Driver::connect(&device.socket());
+        assert_eq!(driver.command(json!({"cmd": "info"}))["fuzz"], 17);
+        driver.accept(1 << 32 | 1 << 43);
+        driver.set_up_queue();
+        driver.set_status(0x0f);
+        (0..64).map(|_| driver.status()).collect::<Vec<_>>()
+    };
+    let first = session();
+    assert_eq!(session(), first);
+    assert!(first.contains(&0x0f) && first.iter().any(|status| *status != 0x0f));
+    assert!(device
+        .events()
+        .iter()
+        .any(|e| e["event"] == "fuzz" && e["seed"] == 17));
+}
+
+#[test]
 fn help_has_examples() {
     let output = Command::new(env!("CARGO_BIN_EXE_virtio-test-device"))
         .arg("--help")
@@ -222,6 +293,11 @@ fn help_has_examples() {
         "vfio-user-pci",
         "--delay-suspend",
         "memory-backend-memfd",
+        "--fault",
+        "--fuzz",
+        "suspend-late[=MS]",
+        "needs-reset-MOMENT",
+        "while-suspended[=MS]",
     ] {
         assert!(help.contains(part), "{part}");
     }

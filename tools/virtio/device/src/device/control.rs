@@ -90,12 +90,11 @@ impl Device {
             },
             Command::Set { settings } => match self.settings.patched(&settings) {
                 Ok(new) => {
-                    let faults = self.settings.faults != new.faults || settings.sets_fuzz();
                     self.settings = new;
                     if settings.sets_fuzz() {
                         self.start_fuzz();
                     }
-                    if faults {
+                    if settings.sets_faults() {
                         self.faults_changed();
                     }
                     self.release_held();

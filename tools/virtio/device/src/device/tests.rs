@@ -24,6 +24,8 @@ use crate::memory::Memory;
 use crate::ring::testing::{Driver, Want, DESC, DEVICE, DRIVER, END};
 use crate::settings::{DataKind, RingKind};
 
+mod faults;
+
 const BAR0: u32 = VFIO_PCI_BAR0_REGION_INDEX;
 const BAR2: u32 = VFIO_PCI_BAR2_REGION_INDEX;
 const CONFIG: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
@@ -81,9 +83,9 @@ impl Guest {
     }
 
     fn probe(&mut self) {
+        self.write_status(0);
         self.driver = Driver::new(self.driver.packed, SIZE);
         self.mem_zero();
-        self.write_status(0);
         self.write_status(0x01);
         self.write_status(0x03);
         let mut accept = 0;
