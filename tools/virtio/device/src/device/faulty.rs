@@ -336,9 +336,10 @@ impl Device {
     }
 
     /// The faults were changed: what is over is undone, so that a device whose faults are cleared
-    /// is as good as new. One that was gone comes back as after a power cycle.
+    /// is as good as new. One that read as gone comes back as after a power cycle: a driver that
+    /// has seen all ones does not reset it any more.
     pub(super) fn faults_changed(&mut self) {
-        if self.overlay.is_gone() {
+        if self.overlay.is_ones() {
             warn!("the device is back");
             self.reset_itself("power");
             return;

@@ -194,6 +194,12 @@ fn status_ones_ends_with_a_reset() {
         guest.write_status(0);
         assert_eq!(guest.status(), 0);
         guest.recovers();
+        // A driver that has seen it gives up without a reset.
+        guest.now("status-ones");
+        assert_eq!(guest.status(), 0xff);
+        guest.set(r#"{"faults":[]}"#);
+        assert_eq!(guest.status(), 0);
+        guest.recovers();
     });
 }
 
