@@ -525,7 +525,7 @@ def hold_a_buffer(dev, take=lambda data: None):
     wait_for(held, f"{dev.name} has a buffer in process")
 
 
-def entropy_flows(what="entropy flows", size=256, within=PROMPT):
+def entropy_flows(what="entropy flows", size=256, within=5 * PROMPT):
     """More arrives than can have been buffered: the device delivers."""
     got = 0
     end = time.monotonic() + within
