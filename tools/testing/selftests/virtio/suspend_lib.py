@@ -23,6 +23,7 @@ a revision of the feature that no device there has.
 
 import errno
 import faulthandler
+import fnmatch
 import itertools
 import json
 import mmap
@@ -707,8 +708,22 @@ def _run_case(function, arguments, log):
     return problems + log.complaints()
 
 
+def _selected():
+    """The cases that the arguments of the program name by patterns, or all."""
+    patterns = sys.argv[1:]
+    chosen = [
+        entry
+        for entry in _cases
+        if not patterns or any(fnmatch.fnmatchcase(entry[0], p) for p in patterns)
+    ]
+    if not chosen:
+        sys.exit(f"no case is named {' or '.join(patterns)}")
+    return chosen
+
+
 def run():
-    """Runs the cases of a file, and exits."""
+    """Runs the cases of a file, or those that its arguments name by patterns, and exits."""
+    cases = _selected()
     sys.stdout.reconfigure(line_buffering=True)
     ksft.print_header()
     if os.geteuid() != 0:
@@ -727,11 +742,11 @@ def run():
 
     before = {dev.name: dev.read("timeout_ms") for dev in _devices}
     log = KernelLog()
-    ksft.set_plan(len(_cases))
+    ksft.set_plan(len(cases))
     try:
         _restore()
         _violations()
-        for text, function, arguments in _cases:
+        for text, function, arguments in cases:
             try:
                 problems = _run_case(function, arguments, log)
             except Skip as reason:
