@@ -33,8 +33,8 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench shell check rust-analyzer lab-modules
-demo bench shell check rust-analyzer:
+.PHONY: demo bench shell check mutate rust-analyzer lab-modules
+demo bench shell check mutate rust-analyzer:
 	@$(lab) $@
 
 lab-modules:
@@ -61,6 +61,7 @@ help:
 	@echo '  make test           all tests; TESTS=glob selects: the last line is the result'
 	@echo '  make bench          the figures, to out/bench.json'
 	@echo '  make check          formatting, lints, checkpatch'
+	@echo '  make mutate         break the driver in many ways: each must fail a test'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'
 	@echo ''

@@ -4,6 +4,7 @@
 
 use crate::kernel::Kernel;
 use crate::modules;
+use crate::mutate;
 use crate::rust;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
@@ -28,6 +29,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("clippy, modules", clippy),
     ("checkpatch", checkpatch),
     ("no unsafe in drivers and samples", no_unsafe),
+    ("mutants", mutants),
     ("shellcheck", shellcheck),
     ("rustfmt, tools", cargo_fmt),
     ("clippy, tools", cargo_clippy),
@@ -167,6 +169,18 @@ fn no_unsafe(tree: &Tree, _: &Kernel) -> Result<bool> {
 fn has_word(line: &str, word: &str) -> bool {
     line.split(|c: char| !c.is_alphanumeric() && c != '_')
         .any(|w| w == word)
+}
+
+/// The list of mutants fits the driver.
+fn mutants(tree: &Tree, _: &Kernel) -> Result<bool> {
+    report(&mutate::check(tree)?)
+}
+
+fn report(problems: &[String]) -> Result<bool> {
+    for problem in problems {
+        println!("{problem}");
+    }
+    Ok(problems.is_empty())
 }
 
 fn shellcheck(tree: &Tree, _: &Kernel) -> Result<bool> {

@@ -246,7 +246,13 @@ fn stream(
     let end = Instant::now() + limit;
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(line) => on_line(&line)?,
+            Ok(line) => {
+                if let Err(error) = on_line(&line) {
+                    let _ = qemu.kill();
+                    let _ = qemu.wait();
+                    return Err(error);
+                }
+            }
             Err(error) => {
                 if error == RecvTimeoutError::Timeout {
                     let _ = qemu.kill();

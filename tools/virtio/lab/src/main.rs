@@ -19,6 +19,7 @@ mod klog;
 mod ktap;
 mod makefile;
 mod modules;
+mod mutate;
 mod process;
 mod rust;
 mod scenario;
@@ -94,6 +95,12 @@ enum Cmd {
     Bench,
     /// Check formatting, lints and style.
     Check,
+    /// Break the driver in each of the ways of mutants.toml: some test must notice.
+    Mutate {
+        /// Only the mutants of this name, such as 'gate-*'.
+        #[arg(long, value_name = "GLOB")]
+        only: Option<String>,
+    },
     /// Write rust-project.json, for rust-analyzer.
     RustAnalyzer,
     /// Start a guest to play in.
@@ -170,6 +177,11 @@ fn host(cli: Cli) -> Result<u8> {
             return Ok(u8::from(!good));
         }
         Cmd::Check => return Ok(u8::from(!check::run(&tree, &kernel)?)),
+        Cmd::Mutate { only } => {
+            let tally = mutate::run(&tree, &kernel, cli.accel, only.as_deref())?;
+            println!("{tally}");
+            return Ok(u8::from(!tally.is_good()));
+        }
         Cmd::RustAnalyzer => {
             // For the generated bindings.
             modules::build(&tree, &kernel)?;

@@ -22,7 +22,7 @@ pub fn build(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
     announce("building the modules", || build_quietly(tree, kernel))
 }
 
-fn build_quietly(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
+pub fn build_quietly(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
     let _lock = tree.lock("modules")?;
     let out = tree.out(&kernel.release)?;
     let log = tree.out("log")?.join("modules.log");

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-const SELFTESTS: &str = "tools/testing/selftests/virtio";
+pub const SELFTESTS: &str = "tools/testing/selftests/virtio";
 /// For one kselftest, unless its `settings` file says otherwise.
 const DEFAULT_TIMEOUT_S: u64 = 45;
 /// For boot and shutdown of a guest, on a slow machine.
@@ -213,7 +213,7 @@ fn host_tests(tree: &Tree, package: &str, tally: &mut Tally) -> Result<()> {
 }
 
 /// Reads `test NAME ... ok`.
-fn libtest_result(line: &str) -> Option<(&str, Verdict)> {
+pub fn libtest_result(line: &str) -> Option<(&str, Verdict)> {
     let (case, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
     let verdict = match result.split([',', ' ']).next()? {
         "ok" => Verdict::Passed,

@@ -24,6 +24,11 @@ impl Tree {
         Ok(tree)
     }
 
+    /// A copy of a clone, made by the caller.
+    pub fn copy_at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     pub fn root(&self) -> &Path {
         &self.root
     }

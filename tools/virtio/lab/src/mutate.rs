@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `lab mutate`: breaks the driver in each of the ways of `mutants.toml`, and sees whether a test
+//! notices.
+//!
+//! A mutant is one text in one file of the driver and what it becomes. It is made in a copy of the
+//! clone, built there, and run by the tests and with the test device of the clone. A mutant that
+//! does not build, or whose text is not there exactly once, is an error of the list. So is a test
+//! that fails without any mutant, which is why all of them are run once before.
+
+use crate::guest::{self, Accel, Config};
+use crate::init::Job;
+use crate::kernel::Kernel;
+use crate::ktap::{self, Verdict};
+use crate::process::run_logged;
+use crate::tree::{make_dir, Tree};
+use crate::{modules, rust, suite};
+use anyhow::{bail, ensure, Context, Result};
+use glob::Pattern;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const LIST: &str = "tools/virtio/lab/mutants.toml";
+/// The fewest mutants that the list must have.
+const FEWEST: usize = 24;
+/// Where the copy is, below `out`.
+const COPY: &str = "mutate/tree";
+/// What of a clone is not copied.
+const NOT_COPIED: [&str; 3] = [".git", "out", "target"];
+
+/// For boot and shutdown of a guest, and for a program that hangs.
+const BOOT: Duration = Duration::from_secs(60);
+const PROGRAM: Duration = Duration::from_secs(120);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    mutant: Vec<Mutant>,
+}
+
+/// A way to break the driver.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutant {
+    name: String,
+    /// What the driver does wrong then, in words.
+    breaks: String,
+    /// The rule that this is about, if it is about one.
+    rule: Option<String>,
+    file: PathBuf,
+    find: String,
+    replace: String,
+    /// `host/PACKAGE` or `guest/PROGRAM`.
+    suite: String,
+    /// Which cases of a program, as patterns [default: all].
+    #[serde(default)]
+    cases: Vec<String>,
+}
+
+/// What became of a mutant.
+enum Fate {
+    KilledBy(String),
+    Survived,
+}
+
+/// Counts what became of mutants.
+#[derive(Default)]
+pub struct Tally {
+    killed: usize,
+    survived: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Tally {
+    pub fn is_good(&self) -> bool {
+        self.survived.is_empty() && self.errors.is_empty()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in &self.survived {
+            writeln!(f, "SURVIVED {name}")?;
+        }
+        for name in &self.errors {
+            writeln!(f, "NOT RUN {name}")?;
+        }
+        write!(
+            f,
+            "{} killed, {} survived",
+            self.killed,
+            self.survived.len()
+        )?;
+        match self.errors.len() {
+            0 => Ok(()),
+            errors => write!(f, ", {errors} not run"),
+        }
+    }
+}
+
+/// The first failure of a test: there is no need to go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+fn parse(text: &str) -> Result<Vec<Mutant>> {
+    let list: List = toml::from_str(text).context("can't understand the list of mutants")?;
+    let mut names = BTreeSet::new();
+    for mutant in &list.mutant {
+        let name = &mutant.name;
+        ensure!(names.insert(name), "there are two mutants named {name}");
+        ensure!(mutant.find != mutant.replace, "{name} changes nothing");
+        let known = ["host/", "guest/"]
+            .iter()
+            .any(|k| mutant.suite.starts_with(k));
+        ensure!(known, "{name}: there is no suite {}", mutant.suite);
+    }
+    ensure!(
+        list.mutant.len() >= FEWEST,
+        "there are {} mutants, fewer than {FEWEST}",
+        list.mutant.len()
+    );
+    Ok(list.mutant)
+}
+
+fn list(tree: &Tree) -> Result<Vec<Mutant>> {
+    let path = tree.join(LIST);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    parse(&text)
+}
+
+/// What is wrong with the list, without running it.
+pub fn check(tree: &Tree) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for mutant in list(tree)? {
+        let text = fs::read_to_string(tree.join(&mutant.file)).unwrap_or_default();
+        if let Err(error) = mutant.apply(&text) {
+            problems.push(format!("{LIST}: {}: {error:#}", mutant.name));
+        }
+        if let Some(program) = mutant.suite.strip_prefix("guest/") {
+            if !tree.join(suite::SELFTESTS).join(program).exists() {
+                problems.push(format!("{LIST}: {}: no {program}", mutant.name));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+impl Mutant {
+    /// The text of its file, broken.
+    fn apply(&self, text: &str) -> Result<String> {
+        match text.matches(&self.find).count() {
+            1 => Ok(text.replacen(&self.find, &self.replace, 1)),
+            count => bail!(
+                "{} has its text {count} times, not exactly once",
+                self.file.display()
+            ),
+        }
+    }
+}
+
+/// Runs the mutants, or those that a pattern names.
+pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, only: Option<&str>) -> Result<Tally> {
+    let pattern = only.map(Pattern::new).transpose();
+    let pattern = pattern.context("the name is no pattern")?;
+    let mut mutants = list(tree)?;
+    mutants.retain(|m| pattern.as_ref().is_none_or(|p| p.matches(&m.name)));
+    ensure!(
+        !mutants.is_empty(),
+        "no mutant is named {}",
+        only.unwrap_or("*")
+    );
+
+    let _lock = tree.lock("mutate")?;
+    let lab = Lab {
+        tree,
+        kernel,
+        accel,
+        copy: Tree::copy_at(tree.out(COPY)?),
+    };
+    copy(tree.root(), lab.copy.root())?;
+    lab.without_mutant(&mutants)?;
+
+    let mut tally = Tally::default();
+    for mutant in &mutants {
+        let rule = mutant.rule.as_ref().map(|r| format!(" ({r})"));
+        let rule = rule.unwrap_or_default();
+        print!("{}: {}{rule} … ", mutant.name, mutant.breaks);
+        io::stdout().flush().context("can't print")?;
+        let start = Instant::now();
+        let fate = lab.fate(mutant);
+        let seconds = start.elapsed().as_secs();
+        match fate {
+            Ok(Fate::KilledBy(test)) => {
+                println!("killed by {test}, {seconds} s");
+                tally.killed += 1;
+            }
+            Ok(Fate::Survived) => {
+                println!("SURVIVED, {seconds} s");
+                tally.survived.push(mutant.name.clone());
+            }
+            Err(error) => {
+                println!("NOT RUN: {error:#}");
+                tally.errors.push(mutant.name.clone());
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// The clone, its copy, and where modules run.
+struct Lab<'a> {
+    tree: &'a Tree,
+    kernel: &'a Kernel,
+    accel: Accel,
+    copy: Tree,
+}
+
+impl Lab<'_> {
+    /// Runs the tests that are to kill mutants with the driver as it is.
+    fn without_mutant(&self, mutants: &[Mutant]) -> Result<()> {
+        let mut packages = BTreeSet::new();
+        let mut programs = BTreeMap::<&str, BTreeSet<&str>>::new();
+        for mutant in mutants {
+            match mutant.suite.split_once('/') {
+                Some(("host", package)) => {
+                    packages.insert(package);
+                }
+                Some((_, program)) => {
+                    let cases = programs.entry(program).or_default();
+                    match mutant.cases.is_empty() {
+                        true => _ = cases.insert("*"),
+                        false => cases.extend(mutant.cases.iter().map(String::as_str)),
+                    }
+                }
+                None => {}
+            }
+        }
+        println!("the tests, without a mutant");
+        for package in packages {
+            if let Fate::KilledBy(test) = self.host(package)? {
+                bail!("{test} fails without a mutant");
+            }
+        }
+        let programs: Vec<(&str, Vec<&str>)> = programs
+            .into_iter()
+            .map(|(program, cases)| (program, cases.into_iter().collect()))
+            .collect();
+        if programs.is_empty() {
+            return Ok(());
+        }
+        match self.guest(&programs)? {
+            Fate::KilledBy(test) => bail!("{test} fails without a mutant"),
+            Fate::Survived => Ok(()),
+        }
+    }
+
+    fn fate(&self, mutant: &Mutant) -> Result<Fate> {
+        let path = self.copy.join(&mutant.file);
+        let whole = fs::read_to_string(&path)
+            .with_context(|| format!("can't read {}", mutant.file.display()))?;
+        let write = |text: &str| fs::write(&path, text).context("can't write to the copy");
+        write(&mutant.apply(&whole)?)?;
+        let fate = match mutant.suite.split_once('/') {
+            Some(("host", package)) => self.host(package),
+            Some((_, program)) => {
+                let cases = mutant.cases.iter().map(String::as_str).collect();
+                self.guest(&[(program, cases)])
+            }
+            None => bail!("no suite"),
+        };
+        write(&whole)?;
+        fate
+    }
+
+    /// Runs the tests of a package of tools/virtio in the copy.
+    fn host(&self, package: &str) -> Result<Fate> {
+        let cargo = |args: &[&str]| {
+            let mut cargo = rust::cargo(&self.copy);
+            // What the packages depend on is built there already.
+            cargo
+                .env("CARGO_TARGET_DIR", self.tree.join("out/target"))
+                .args(["test", "--quiet", "-p", package])
+                .args(args)
+                .stdin(Stdio::null());
+            cargo
+        };
+        let log = self.tree.out("log")?.join("mutate.log");
+        run_logged(&mut cargo(&["--no-run"]), &log)?;
+        let output = cargo(&["--no-fail-fast", "--", "--format=pretty", "--color=never"])
+            .output()
+            .context("can't run cargo")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let failed = text
+            .lines()
+            .filter_map(suite::libtest_result)
+            .find(|(_, verdict)| *verdict == Verdict::Failed);
+        Ok(match failed {
+            Some((case, _)) => Fate::KilledBy(format!("host/{package}: {case}")),
+            None if !output.status.success() => {
+                Fate::KilledBy(format!("host/{package} ({})", output.status))
+            }
+            None => Fate::Survived,
+        })
+    }
+
+    /// Builds the modules of the copy and runs kselftests of the clone with them, up to the first
+    /// failure.
+    fn guest(&self, programs: &[(&str, Vec<&str>)]) -> Result<Fate> {
+        let index = modules::build_quietly(&self.copy, self.kernel)?.index;
+        let slowness = self.kernel.flavour.slowness();
+        let mut config = Config {
+            accel: self.accel,
+            modules: Some(index),
+            ..Config::with(Vec::new())
+        };
+        config.deadline = (BOOT + PROGRAM * u32::try_from(programs.len())?) * slowness;
+
+        let mut running = None;
+        let outcome = guest::run(
+            self.tree,
+            self.kernel,
+            "mutate",
+            &config,
+            &self.job(programs),
+            |line, _| {
+                if let Some(program) = line.strip_prefix(BEGIN) {
+                    running = Some(format!("guest/{program}"));
+                } else if let ktap::Line::Case(Verdict::Failed, case) = ktap::parse(line) {
+                    let program = running.as_deref().unwrap_or("guest");
+                    return Err(Failure(format!("{program}: {case}")).into());
+                }
+                Ok(())
+            },
+        );
+        let outcome = match outcome {
+            Err(error) => {
+                return match error.downcast::<Failure>() {
+                    Ok(Failure(test)) => Ok(Fate::KilledBy(test)),
+                    Err(error) => Err(error),
+                }
+            }
+            Ok(outcome) => outcome,
+        };
+        let running = running.context("the guest did not get as far as a test")?;
+        let why = if let Some(complaint) = outcome.complaints.first() {
+            complaint.text.clone()
+        } else if outcome.status() != 0 {
+            outcome.ending.to_string()
+        } else {
+            return Ok(Fate::Survived);
+        };
+        Ok(Fate::KilledBy(format!("{running}: {why}")))
+    }
+
+    /// Runs programs one after the other.
+    fn job(&self, programs: &[(&str, Vec<&str>)]) -> Job {
+        let python_path = self.kernel.source.join("tools/testing/selftests/kselftest");
+        let mut script = format!(
+            "export PYTHONPATH={} SUSPEND_SLOWNESS={}; status=0\n",
+            quoted(python_path.as_os_str()),
+            self.kernel.flavour.slowness()
+        );
+        for (program, cases) in programs {
+            let path = self.tree.join(suite::SELFTESTS).join(program);
+            script += &format!("echo '{BEGIN}{program}'\n{}", quoted(path.as_os_str()));
+            for case in cases {
+                script += " ";
+                script += &quoted(case.as_ref());
+            }
+            script += " || status=1\n";
+        }
+        script += "exit $status\n";
+        Job::Command(["sh", "-c", &script].map(str::to_string).into())
+    }
+}
+
+/// Announces a program.
+const BEGIN: &str = "# program ";
+
+/// For a shell.
+fn quoted(word: &OsStr) -> String {
+    format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))
+}
+
+/// Makes a copy of a directory the same as it: what has not changed is left alone, so that it need
+/// not be built again.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fn names(dir: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
+        let entries = fs::read_dir(dir).with_context(|| format!("can't read {}", dir.display()))?;
+        let mut names = BTreeSet::new();
+        for entry in entries {
+            let name = entry.context("can't read a directory")?.file_name();
+            if !NOT_COPIED.iter().any(|n| name == *n) {
+                names.insert(name);
+            }
+        }
+        Ok(names)
+    }
+    make_dir(to.into())?;
+    let wanted = names(from)?;
+    for name in names(to)?.difference(&wanted) {
+        let path = to.join(name);
+        let removed = match path.is_dir() && !path.is_symlink() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("can't remove {}", path.display()))?;
+    }
+    for name in &wanted {
+        let (source, target) = (from.join(name), to.join(name));
+        if source.is_dir() {
+            copy(&source, &target)?;
+        } else if source.is_file() {
+            let same = fs::read(&target).ok() == Some(fs::read(&source).context("can't read")?);
+            if !same {
+                fs::copy(&source, &target)
+                    .with_context(|| format!("can't write {}", target.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutant(find: &str) -> Mutant {
+        Mutant {
+            name: "m".into(),
+            breaks: "something".into(),
+            rule: None,
+            file: "f.rs".into(),
+            find: find.into(),
+            replace: "x".into(),
+            suite: "host/p".into(),
+            cases: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_text_must_be_there_exactly_once() {
+        assert_eq!(mutant("b").apply("abc").unwrap(), "axc");
+        assert!(mutant("d").apply("abc").is_err());
+        assert!(mutant("a").apply("aba").is_err());
+    }
+
+    #[test]
+    fn the_list_fits_the_driver() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+        let problems = check(&Tree::copy_at(root)).unwrap();
+        assert!(problems.is_empty(), "{problems:#?}");
+    }
+
+    #[test]
+    fn a_list_that_is_wrong() {
+        let entry = |name: &str, suite: &str, find: &str| {
+            format!(
+                "[[mutant]]\nname = '{name}'\nbreaks = 'b'\nfile = 'f'\nfind = '{find}'\n\
+                 replace = 'r'\nsuite = '{suite}'\n"
+            )
+        };
+        let good: String = (0..FEWEST)
+            .map(|i| entry(&i.to_string(), "host/p", "f"))
+            .collect();
+        assert_eq!(parse(&good).unwrap().len(), FEWEST);
+        for bad in [
+            entry("0", "host/p", "f"),
+            entry("a", "nowhere/p", "f"),
+            entry("a", "host/p", "r"),
+        ] {
+            assert!(parse(&(good.clone() + &bad)).is_err(), "{bad}");
+        }
+        assert!(parse(&entry("a", "host/p", "f")).is_err());
+    }
+
+    #[test]
+    fn the_last_line() {
+        let mut tally = Tally {
+            killed: 2,
+            ..Tally::default()
+        };
+        assert_eq!(tally.to_string(), "2 killed, 0 survived");
+        assert!(tally.is_good());
+        tally.survived.push("a".into());
+        tally.errors.push("b".into());
+        let text = "SURVIVED a\nNOT RUN b\n2 killed, 1 survived, 1 not run";
+        assert_eq!(tally.to_string(), text);
+        assert!(!tally.is_good());
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(quoted(OsStr::new("it's")), r"'it'\''s'");
+    }
+}
