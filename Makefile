@@ -60,7 +60,7 @@ help:
 	@echo '  make shell          a guest to play in'
 	@echo '  make test           all tests; TESTS=glob selects: the last line is the result'
 	@echo '  make bench          the figures, to out/bench.json'
-	@echo '  make check          formatting, lints, checkpatch'
+	@echo '  make check          formatting, lints, checkpatch, conformance'
 	@echo '  make mutate         break the driver in many ways: each must fail a test'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'

@@ -2,6 +2,7 @@
 
 //! `lab check`: formatting, lints and style, by the kernel's own tools and rules.
 
+use crate::conformance;
 use crate::kernel::Kernel;
 use crate::modules;
 use crate::mutate;
@@ -29,6 +30,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("clippy, modules", clippy),
     ("checkpatch", checkpatch),
     ("no unsafe in drivers and samples", no_unsafe),
+    ("conformance", conformance),
     ("mutants", mutants),
     ("shellcheck", shellcheck),
     ("rustfmt, tools", cargo_fmt),
@@ -169,6 +171,11 @@ fn no_unsafe(tree: &Tree, _: &Kernel) -> Result<bool> {
 fn has_word(line: &str, word: &str) -> bool {
     line.split(|c: char| !c.is_alphanumeric() && c != '_')
         .any(|w| w == word)
+}
+
+/// The table of rules, code and tests names what is there, and all of it.
+fn conformance(tree: &Tree, _: &Kernel) -> Result<bool> {
+    report(&conformance::check(tree)?)
 }
 
 /// The list of mutants fits the driver.

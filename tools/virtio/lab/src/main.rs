@@ -9,6 +9,7 @@ mod analyzer;
 mod apt;
 mod bench;
 mod check;
+mod conformance;
 mod debug;
 mod demo;
 mod device;
