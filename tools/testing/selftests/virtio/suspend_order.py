@@ -6,6 +6,8 @@ A device that finishes what is in process hides that it is not notified again, a
 changes its configuration hides that changes are held back for ever (D12).
 """
 
+import time
+
 from suspend_lib import (
     REVISIONS,
     case,
@@ -47,6 +49,25 @@ def broken_after_resume():
     dev.mailbox.command("config_change")
     wait_for(lambda: dev.number("recoveries") == recoveries + 1, "the device is recovered")
     wait_for(lambda: dev.state == "running", "the device runs")
+    works(dev)
+
+
+@case("a configuration change notified too early is looked at after the resume")
+def change_while_suspended():
+    dev = device("1.4", mailbox=True)
+    quiet()
+    dev.mailbox.set(faults=["config-change-while-suspended=20"])
+    dev.mailbox.clear()
+    dev.request("suspend")
+    wait_for(lambda: dev.mailbox.counters()["config_notifications"] == 1, "the notification")
+    # Long enough for an interrupt to arrive.
+    time.sleep(0.3)
+    expect(dev.mailbox.status_log(), ["r0f", "w1f", "r1b"], "accesses until the resume")
+    dev.mailbox.set(faults=[])
+    dev.request("resume")
+    # The driver reads its status, because that may be what has changed.
+    expected = ["r0f", "w1f", "r1b", "r1b", "w1f", "r0f", "r0f"]
+    wait_for(lambda: dev.mailbox.status_log() == expected, "the status is read")
     works(dev)
 
 

@@ -22,7 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ const NOT_COPIED: [&str; 3] = [".git", "out", "target"];
 
 /// For boot and shutdown of a guest, and for a program that hangs.
 const BOOT: Duration = Duration::from_secs(60);
-const PROGRAM: Duration = Duration::from_secs(120);
+const PROGRAM: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,22 +192,21 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, only: Option<&str>) -> Re
     for mutant in &mutants {
         let rule = mutant.rule.as_ref().map(|r| format!(" ({r})"));
         let rule = rule.unwrap_or_default();
-        print!("{}: {}{rule} … ", mutant.name, mutant.breaks);
-        io::stdout().flush().context("can't print")?;
+        println!("{}: {}{rule}", mutant.name, mutant.breaks);
         let start = Instant::now();
         let fate = lab.fate(mutant);
         let seconds = start.elapsed().as_secs();
         match fate {
             Ok(Fate::KilledBy(test)) => {
-                println!("killed by {test}, {seconds} s");
+                println!("    killed by {test}, {seconds} s");
                 tally.killed += 1;
             }
             Ok(Fate::Survived) => {
-                println!("SURVIVED, {seconds} s");
+                println!("    SURVIVED, {seconds} s");
                 tally.survived.push(mutant.name.clone());
             }
             Err(error) => {
-                println!("NOT RUN: {error:#}");
+                println!("    NOT RUN: {error:#}");
                 tally.errors.push(mutant.name.clone());
             }
         }
