@@ -121,7 +121,12 @@ impl Device {
     }
 
     /// Begins the random stream, or ends it, as the settings say.
+    ///
+    /// Who is lied to can't be judged, before everything begins anew with a device that does not.
     pub(super) fn start_fuzz(&mut self) {
+        if self.fuzz.is_some() || self.settings.fuzz.is_some() {
+            self.judge.excuse();
+        }
         self.fuzz = self.settings.fuzz.map(Fuzz::new);
         if let Some(seed) = self.settings.fuzz {
             info!("answers out of the random stream of seed {seed}");

@@ -35,6 +35,9 @@ impl Device {
             && view.status & status::FEATURES_OK == 0;
         if features_now {
             self.judge.features(self.offered, self.accepted, value, now);
+            if self.fuzz.is_some() {
+                self.judge.excuse();
+            }
         }
         self.judge.access(access, &view, now);
 
@@ -286,6 +289,9 @@ impl Device {
         }
         self.irqs.reset();
         self.judge.reset();
+        if self.fuzz.is_some() {
+            self.judge.excuse();
+        }
         self.device.reset();
         self.counters.resets += 1;
         self.counters.present(0);

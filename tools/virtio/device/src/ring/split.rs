@@ -23,6 +23,8 @@ const NO_INTERRUPT: u16 = AvailF::NO_INTERRUPT.bits().to_ne();
 pub struct SplitRing {
     queue: Queue,
     layout: Layout,
+    /// An entry was put into the used ring of which `virtio-queue` does not know.
+    forged: bool,
 }
 
 impl SplitRing {
@@ -48,7 +50,11 @@ impl SplitRing {
         queue.set_used_ring_address(low, high);
         queue.set_event_idx(layout.event_idx);
         queue.set_ready(true);
-        Ok(Self { queue, layout })
+        Ok(Self {
+            queue,
+            layout,
+            forged: false,
+        })
     }
 
     fn chain(&self, mem: &Memory, head: u16) -> Result<Buffer, RingError> {
@@ -113,10 +119,31 @@ impl Ring for SplitRing {
     }
 
     fn push_used(&mut self, mem: &Memory, buffer: &Buffer, len: u32) -> Result<(), RingError> {
-        Ok(self.queue.add_used(mem, buffer.id, len)?)
+        let size = self.queue.size();
+        if buffer.id < size {
+            return Ok(self.queue.add_used(mem, buffer.id, len)?);
+        }
+        // Only on request: an ID that can't be, which virtio-queue does not put into a ring.
+        let next = self.queue.next_used();
+        let ring = self.layout.device + 4;
+        let element = GuestAddress(ring + 8 * u64::from(next % size));
+        mem.store(u32::from(buffer.id).to_le(), element, Ordering::Relaxed)?;
+        mem.store(len.to_le(), GuestAddress(element.0 + 4), Ordering::Relaxed)?;
+        let next = next.wrapping_add(1);
+        mem.store(
+            next.to_le(),
+            GuestAddress(self.layout.device + 2),
+            Ordering::Release,
+        )?;
+        self.queue.set_next_used(next);
+        self.forged = true;
+        Ok(())
     }
 
     fn needs_notification(&mut self, mem: &Memory) -> Result<bool, RingError> {
+        if std::mem::take(&mut self.forged) {
+            return Ok(true);
+        }
         if !self.layout.event_idx {
             // Not in virtio-queue: without EVENT_IDX the driver asks by a flag.
             let addr = GuestAddress(self.layout.driver);
