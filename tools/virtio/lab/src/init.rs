@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// Where a run's directory has the job and its status.
 pub const JOB: &str = "job.json";
+/// Is there as soon as the job begins.
+pub const STARTED: &str = "started";
 pub const STATUS: &str = "status";
 
 const TERMINAL: &str = "/dev/ttyS1";
@@ -152,6 +154,8 @@ fn command(program: &str) -> Command {
 }
 
 fn run(args: &Args) -> Result<i32> {
+    let started = args.run.join(STARTED);
+    fs::write(&started, "").with_context(|| format!("can't write {}", started.display()))?;
     let path = args.run.join(JOB);
     let text = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
     let job: Job = serde_json::from_slice(&text).context("can't understand the job")?;

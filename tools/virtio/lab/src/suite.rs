@@ -33,7 +33,6 @@ const DEFAULT_TIMEOUT_S: u64 = 45;
 /// For boot and shutdown of a guest, on a slow machine.
 /// What looking for leaks takes at most, on a kernel that can.
 const LEAK_CHECK: Duration = Duration::from_secs(120);
-const BOOT: Duration = Duration::from_secs(60);
 
 /// Counts results as they come.
 #[derive(Debug, Default)]
@@ -249,7 +248,7 @@ fn selftests(
             slowness,
         })
         .collect();
-    config.deadline = BOOT * slowness
+    config.deadline = guest::BOOT * slowness
         + Duration::from_secs(timeout_s + 5) * u32::try_from(tests.len())?
         + LEAK_CHECK;
     println!("booting a guest with Linux {}", kernel.release);
@@ -321,7 +320,7 @@ fn one_boot(
 ) -> Result<()> {
     let test = format!("boot/{}", scenario.name);
     println!("{test}");
-    config.deadline = (BOOT + scenario.within) * kernel.flavour.slowness();
+    config.deadline = (guest::BOOT + scenario.within) * kernel.flavour.slowness();
     let job = Job::Command(scenario.command());
     let outcome = guest::run(tree, kernel, scenario.name, &config, &job, |line, _| {
         println!("            {line}");
