@@ -316,6 +316,7 @@ fn stream(
 fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Path) -> Command {
     let mut append = format!(
         "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check \
+         devtmpfs.mount=0 \
          rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={}",
         tree.join("out/target/release/lab").display(),
         tree.root().display(),
