@@ -28,6 +28,7 @@ type Check = fn(&Tree, &Kernel) -> Result<bool>;
 const CHECKS: &[(&str, Check)] = &[
     ("rustfmt, modules", rustfmt),
     ("clippy, modules", clippy),
+    ("examples in the documentation", examples),
     ("checkpatch", checkpatch),
     ("no unsafe in drivers and samples", no_unsafe),
     ("conformance", conformance),
@@ -122,6 +123,22 @@ fn clippy(tree: &Tree, kernel: &Kernel) -> Result<bool> {
         println!("{text}");
     }
     Ok(good)
+}
+
+/// The examples in the documentation of the crate compile.
+fn examples(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    modules::build(tree, kernel)?;
+    let _lock = tree.lock("modules")?;
+    let output = modules::make(tree, kernel, &tree.out(&kernel.release)?)
+        .args(["VIRTIO_DOCTEST=y", "modules"])
+        .stdin(Stdio::null())
+        .output()
+        .context("can't run make")?;
+    if !output.status.success() {
+        println!("{}", String::from_utf8_lossy(&output.stdout));
+        println!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.status.success())
 }
 
 /// Definitions of trace events are laid out as checkpatch does not like it, in the whole kernel.

@@ -63,7 +63,7 @@ impl Flavour {
     pub fn memory(self) -> &'static str {
         match self {
             Self::Stock => "768M",
-            Self::Debug => "3G",
+            Self::Debug => "1536M",
         }
     }
 }
