@@ -18,6 +18,9 @@ pub const BACKOFF_MIN_NS: u64 = 10_000;
 /// The most time in nanoseconds that passes until the status is read again.
 pub const BACKOFF_MAX_NS: u64 = 20_000_000;
 
+/// The least time in nanoseconds before a device is resumed in a way that VIRTIO 1.4 does not have.
+pub const QUIRK_MIN_NS: u64 = 100_000_000;
+
 /// The time in nanoseconds, after the deadline, in which a suspend that failed is rolled back.
 pub const ROLLBACK_NS: u64 = 1_000_000_000;
 
@@ -188,12 +191,13 @@ enum Phase {
 /// A suspend that a device does not follow in time is taken back by writing the status that the
 /// device presents, with SUSPEND clear. That tells a device that still works on the request to drop
 /// it, and clears no bit that such a device presents (rule D7), unless it presents SUSPEND together
-/// with DRIVER_OK, which no revision has. A device that presents that it is suspended after all is
-/// resumed.
+/// with DRIVER_OK, which no revision has. A device that presents that it is suspended after all may
+/// have taken that write for the resume, and is waited for; if it stays suspended, it is resumed.
 ///
 /// A resume follows rule D7 to the letter first: in revision 1.4 SUSPEND is kept in the value
-/// written. To a device that makes no progress for half of the time SUSPEND is then written as
-/// clear, once: there are devices that wait for it. [`Transition::quirk`] tells that it happened.
+/// written. To a device that makes no progress for half of the time, and not less than
+/// [`QUIRK_MIN_NS`], SUSPEND is then written as clear, once: there are devices that wait for it.
+/// [`Transition::quirk`] tells that it happened.
 ///
 /// A resume that fails leaves the device suspended as far as the driver is concerned: nothing has
 /// been lost, and it can be tried again.
@@ -269,8 +273,8 @@ impl Transition {
 
     /// The moment, after the beginning, at which a device that does not resume is written SUSPEND
     /// as clear.
-    const fn quirk_ns(&self) -> u64 {
-        self.timeout_ns / 2
+    fn quirk_ns(&self) -> u64 {
+        (self.timeout_ns / 2).max(QUIRK_MIN_NS)
     }
 
     /// Returns whether the device had to be resumed by a write that clears SUSPEND.
@@ -309,7 +313,7 @@ impl Transition {
                     Action::RolledBack(Reason::Timeout)
                 } else if self.revision == Revision::V1_4 && !self.quirk {
                     if elapsed_ns < self.quirk_ns() {
-                        self.wait(elapsed_ns, self.quirk_ns())
+                        self.wait(elapsed_ns, self.quirk_ns().min(self.timeout_ns))
                     } else {
                         self.clear_suspend(status)
                     }
@@ -320,24 +324,20 @@ impl Transition {
 
             (Phase::Rollback { why, .. }, _, Condition::Running) => Action::RolledBack(why),
 
-            (
-                Phase::Rollback {
-                    why,
-                    resumed: false,
-                },
-                _,
-                Condition::Suspended,
-            ) => {
-                // Too late: the request had been taken back.
-                self.phase = Phase::Rollback { why, resumed: true };
-                Action::Write(Self::resume_value(self.revision, status))
-            }
-
             (Phase::Rollback { why, resumed }, _, _) => {
-                let until_ns = self.timeout_ns.saturating_add(ROLLBACK_NS);
-                let quirk_ns = self.timeout_ns.saturating_add(ROLLBACK_NS / 2);
+                let after = |ns| self.timeout_ns.saturating_add(ns);
+                let (resume_ns, quirk_ns) = (after(ROLLBACK_NS / 4), after(ROLLBACK_NS / 2));
+                let until_ns = after(ROLLBACK_NS);
+
                 if elapsed_ns >= until_ns {
                     Action::Failed(why)
+                } else if !resumed && condition == Condition::Suspended {
+                    if elapsed_ns < resume_ns {
+                        self.wait(elapsed_ns, resume_ns)
+                    } else {
+                        self.phase = Phase::Rollback { why, resumed: true };
+                        Action::Write(Self::resume_value(self.revision, status))
+                    }
                 } else if resumed && self.revision == Revision::V1_4 && !self.quirk {
                     if elapsed_ns < quirk_ns {
                         self.wait(elapsed_ns, quirk_ns)

@@ -6,7 +6,8 @@
 //! bit by bit, in tables.
 
 use crate::protocol::{
-    negotiate, Action, Condition, Goal, Reason, Revision, State, Transition, ROLLBACK_NS,
+    negotiate, Action, Condition, Goal, Reason, Revision, State, Transition, QUIRK_MIN_NS,
+    ROLLBACK_NS,
 };
 use crate::status::Status;
 
@@ -127,7 +128,7 @@ fn reach(revision: Revision, goal: Goal, phase: Phase) -> Option<Transition> {
                 Revision::Draft => 0x0f,
             };
             assert_eq!(
-                t.observe(suspended, TIMEOUT),
+                t.observe(suspended, TIMEOUT + ROLLBACK_NS / 4),
                 Action::Write(Status::from_bits(resume))
             );
         }
@@ -137,13 +138,15 @@ fn reach(revision: Revision, goal: Goal, phase: Phase) -> Option<Transition> {
 }
 
 /// The moments that matter, with one on each side of every limit.
-const MOMENTS: [u64; 11] = [
+const MOMENTS: [u64; 13] = [
     0,
     TIMEOUT / 2 - 1,
     TIMEOUT / 2,
     TIMEOUT - 1,
     TIMEOUT,
     TIMEOUT + 1,
+    TIMEOUT + ROLLBACK_NS / 4 - 1,
+    TIMEOUT + ROLLBACK_NS / 4,
     TIMEOUT + ROLLBACK_NS / 2 - 1,
     TIMEOUT + ROLLBACK_NS / 2,
     TIMEOUT + ROLLBACK_NS - 1,
@@ -180,11 +183,15 @@ fn expected(revision: Revision, goal: Goal, phase: Phase, status: u8, now: u64) 
         (Phase::Rollback | Phase::RollbackResumed | Phase::RollbackQuirk, _, Running) => {
             Action::RolledBack(Reason::Timeout)
         }
+        (_, _, _) if now >= TIMEOUT + ROLLBACK_NS => Action::Failed(Reason::Timeout),
+        // It may have taken the rollback for the resume: time to show it.
+        (Phase::Rollback, _, Suspended) if now < TIMEOUT + ROLLBACK_NS / 4 => {
+            wait_until(TIMEOUT + ROLLBACK_NS / 4)
+        }
         (Phase::Rollback, _, Suspended) => Action::Write(Status::from_bits(match revision {
             Revision::V1_4 => status | DRIVER_OK,
             Revision::Draft => (status | DRIVER_OK) & !SUSPEND,
         })),
-        (_, _, _) if now >= TIMEOUT + ROLLBACK_NS => Action::Failed(Reason::Timeout),
         (Phase::RollbackResumed, _, _) if revision == Revision::V1_4 => {
             if now < TIMEOUT + ROLLBACK_NS / 2 {
                 wait_until(TIMEOUT + ROLLBACK_NS / 2)
@@ -336,6 +343,31 @@ fn every_state_and_abort() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_short_deadline_leaves_no_time_for_the_quirk() {
+    for timeout_ms in [1, 50, 99, 150, 1000] {
+        let timeout = timeout_ms * 1_000_000;
+        let suspended = Status::from_bits(0x1b);
+        let (mut t, _) =
+            Transition::begin(Revision::V1_4, Goal::Resume, suspended, timeout, false).unwrap();
+        let mut now = 0;
+        let mut written = None;
+        loop {
+            match t.observe(suspended, now) {
+                Action::Wait(ns) => now += ns,
+                Action::Write(_) => written = Some(now),
+                end => {
+                    assert_eq!(end, Action::RolledBack(Reason::Timeout));
+                    break;
+                }
+            }
+        }
+        assert!(now <= timeout);
+        let expected = (timeout > QUIRK_MIN_NS).then(|| QUIRK_MIN_NS.max(timeout / 2));
+        assert_eq!(written, expected, "deadline of {timeout_ms} ms");
     }
 }
 
