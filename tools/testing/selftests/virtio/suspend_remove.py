@@ -9,6 +9,7 @@ from suspend_lib import (
     REVISIONS,
     Modules,
     Reader,
+    Skip,
     case,
     device,
     devices,
@@ -88,6 +89,24 @@ def unbind_failed(revision):
     dev.mailbox.set(refuse_suspend=False)
     dev.bind()
     suspends_again(dev)
+
+
+@case("{revision}: a reset of the PCI function while {state}", revision=REVISIONS,
+      state=("running", "suspended"))
+def function_reset(revision, state):
+    dev = device(revision)
+    reset = dev.pci / "reset"
+    if not reset.exists():
+        raise Skip(f"{dev.name} has no function that can be reset")
+    select_rng(dev)
+    if state == "suspended":
+        dev.request("suspend")
+    # The driver is told before and after, as it is when the system sleeps and wakes.
+    reset.write_text("1")
+    works(dev)
+    dev.request("suspend")
+    dev.request("resume")
+    works(dev)
 
 
 @case("unbind and bind, over and over, suspended each time")
