@@ -314,8 +314,11 @@ fn stream(
 }
 
 fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Path) -> Command {
+    // virtiofsd writes into the page cache without QEMU knowing. What QEMU has translated from
+    // such a page, when it held the code of another file, is executed still, unless the guest
+    // writes to it: so it clears what it allocates, as Debian's kernel does anyway.
     let mut append = format!(
-        "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check \
+        "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
          devtmpfs.mount=0 \
          rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={}",
         tree.join("out/target/release/lab").display(),
