@@ -125,6 +125,7 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             drv.validate = Some(Self::validate_callback);
             drv.probe = Some(Self::probe_callback);
             drv.remove = Some(Self::remove_callback);
+            drv.shutdown = Some(Self::shutdown_callback);
             drv.config_changed = Some(Self::config_changed_callback);
             drv.freeze = Some(Self::freeze_callback);
             drv.restore = Some(Self::restore_callback);
@@ -443,6 +444,21 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The probe succeeded, so the data is initialised.
         unsafe { Self::with_data(dev, |data| T::unbind(dev, data)) };
         Self::tear_down(dev);
+    }
+
+    extern "C" fn shutdown_callback(vdev: *mut bindings::virtio_device) {
+        // SAFETY: The virtio core calls this with a valid device that is bound to this driver, and
+        // with its lock held.
+        let dev = unsafe { Self::core(vdev) };
+
+        if dev.status() != Status::ALL_ONES {
+            // SAFETY: The device is valid, and the context may sleep.
+            unsafe { bindings::virtio_device_shutdown(vdev) };
+        } else {
+            // As in `stop`: the reset of a device that is gone would be waited for for ever.
+            dev.break_queues();
+            dev.synchronize_callbacks();
+        }
     }
 
     extern "C" fn used_callback(vq: *mut bindings::virtqueue) {

@@ -102,6 +102,11 @@ impl Devices {
         Ok(new)
     }
 
+    /// Kills a device.
+    pub fn kill(&mut self, index: usize) {
+        self.0[index].daemon.kill();
+    }
+
     /// Lets the devices end, now that QEMU has.
     pub fn finish(self) -> Result<Vec<Record>> {
         self.0.into_iter().map(Device::finish).collect()

@@ -157,6 +157,12 @@ impl Daemon {
         }
     }
 
+    /// Ends the program with SIGKILL.
+    pub fn kill(&mut self) {
+        // It fails if the program has ended already.
+        let _ = self.child.kill();
+    }
+
     pub fn log(&self) -> &Path {
         &self.log
     }
@@ -164,7 +170,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        self.kill();
         let _ = self.child.wait();
     }
 }

@@ -322,11 +322,13 @@ fn one_boot(
     println!("{test}");
     config.deadline = (guest::BOOT + scenario.within) * kernel.flavour.slowness();
     let job = Job::Command(scenario.command());
-    let outcome = guest::run(tree, kernel, scenario.name, &config, &job, |line, _| {
+    let mut printed = Vec::new();
+    let outcome = guest::run(tree, kernel, scenario.name, &config, &job, |line, devices| {
         println!("            {line}");
+        scenario.on_line(line, &mut printed, devices);
         Ok(())
     })?;
-    match scenario.judge(&outcome) {
+    match scenario.judge(&printed, &outcome) {
         Ok(()) => tally.add(&test, scenario.what, Verdict::Passed),
         Err(error) => {
             outcome.report();
