@@ -254,6 +254,21 @@ class Device:
         wait_for(lambda: self.is_bound, f"{self.name} is bound")
         self.write("timeout_ms", str(TIMEOUT_MS))
 
+    def unplug(self):
+        """Removes the PCI function, as hot-unplug does."""
+        remove = self.pci / "remove"
+        if not remove.exists():
+            raise Skip(f"{self.name} is no PCI function")
+        _write(remove, "1")
+        require(not self.path.exists(), f"{self.name} is still there")
+
+    def plug(self):
+        """Finds the PCI function again."""
+        _write(Path("/sys/bus/pci/rescan"), "1")
+        wait_for(lambda: self.is_bound, f"{self.name} is bound again")
+        self.mailbox = Mailbox.of(self.pci)
+        self.write("timeout_ms", str(TIMEOUT_MS))
+
     def rebind(self):
         if self.is_bound:
             self.unbind()
@@ -281,6 +296,8 @@ class Device:
 
     def restore(self):
         """Running, and with the settings it had."""
+        if not self.path.exists():
+            self.plug()
         pending = bool(self.mailbox) and self.mailbox.set(**self.settings)
         # A device that has failed in some way may still be watched: that ends, too.
         if pending or not self.is_bound or self.number("failures"):
