@@ -12,7 +12,6 @@ from suspend_lib import (
     REVISIONS,
     RUNNING,
     SUSPENDED,
-    Skip,
     case,
     device,
     expect,
@@ -84,12 +83,14 @@ def suspend_timeout(revision):
     works(dev)
 
 
-@case("{revision}: resume times out, and can be asked for again", revision=REVISIONS)
+# Of a 1.4 device that is late with a resume, SUSPEND is written as clear at half of the time: that
+# breaks D7 on purpose. Such a device has the fault `resume-late` or `resume-never`, see
+# suspend_faults.py.
+
+
+@case("{revision}: resume times out, and can be asked for again", revision=("draft",))
 def resume_timeout(revision):
     dev = device(revision, mailbox=True)
-    if revision == "1.4":
-        # At half of the time SUSPEND is written as clear, for devices that wait for that.
-        raise Skip("a resume that is late breaks D7 on purpose")
     suspends, resumes, failures = dev.counts()
     dev.request("suspend")
     dev.mailbox.set(delay_resume_ms=4 * SHORT_MS)
@@ -109,11 +110,9 @@ def resume_timeout(revision):
     works(dev)
 
 
-@case("{revision}: a resume that is asked for again at once succeeds", revision=REVISIONS)
+@case("{revision}: a resume that is asked for again at once succeeds", revision=("draft",))
 def resume_again(revision):
     dev = device(revision, mailbox=True)
-    if revision == "1.4":
-        raise Skip("a resume that is late breaks D7 on purpose")
     dev.request("suspend")
     dev.mailbox.set(delay_resume_ms=4 * SHORT_MS)
     dev.write("timeout_ms", str(SHORT_MS))
