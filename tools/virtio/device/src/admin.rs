@@ -119,10 +119,9 @@ mod tests {
             .unwrap();
         let segment = |addr, len| Segment { addr, len };
         let buffer = Buffer {
-            id: 0,
-            descriptors: 3,
-            readable: vec![segment(0x100, HEADER as u32)],
-            writable: vec![segment(0x200, 8), segment(0x300, 8)],
+            readable: [segment(0x100, HEADER as u32)].into_iter().collect(),
+            writable: [segment(0x200, 8), segment(0x300, 8)].into_iter().collect(),
+            ..Buffer::default()
         };
         assert_eq!(process(&buffer, &mem).unwrap(), 16);
         assert_eq!(mem.read_obj::<u64>(GuestAddress(0x200)).unwrap(), 0);
@@ -141,10 +140,9 @@ mod tests {
                 list.into_iter().map(|(addr, len)| Segment { addr, len }).collect()
             };
             let buffer = Buffer {
-                id: 0,
-                descriptors: 1,
                 readable: segments(readable),
                 writable: segments(writable),
+                ..Buffer::default()
             };
             let _ = process(&buffer, &memory());
         }

@@ -8,7 +8,7 @@ use clap::Parser;
 
 use crate::fault::{self, Fault, Faults};
 use crate::features::Offer;
-use crate::kind::Kind;
+use crate::kind::{Kind, Options};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::settings::{DataKind, RingKind, Settings, MAX_DELAY_MS};
 
@@ -56,6 +56,10 @@ pub struct Args {
     /// Device type
     #[arg(long = "type", value_enum, default_value_t)]
     pub kind: Kind,
+
+    /// Options of the device types
+    #[command(flatten)]
+    pub options: Options,
 
     /// SUSPEND feature bits to offer
     #[arg(long, value_enum, default_value_t)]

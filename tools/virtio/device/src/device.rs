@@ -21,7 +21,7 @@
 use std::time::Instant;
 
 use log::debug;
-use serde_json::json;
+use serde_json::{json, Value};
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR2_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
 };
@@ -34,10 +34,11 @@ use crate::features::FeatureSet;
 use crate::fuzz::Fuzz;
 use crate::irq::Irqs;
 use crate::judge::{Access, Judge};
-use crate::kind::{DeviceType, Kind};
+use crate::kind::{Completion, DeviceType, Kind, Token};
 use crate::mailbox::{self, Mailbox};
-use crate::memory::DmaMap;
+use crate::memory::{DmaMap, Memory};
 use crate::pci::{ConfigSpace, Effect};
+use crate::port::Port;
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::status::StatusMachine;
@@ -78,6 +79,16 @@ impl Clock {
 pub struct Device {
     kind: Kind,
     device: Box<dyn DeviceType>,
+    /// How the device type's threads reach the device.
+    port: Port,
+    /// What they have finished; empty but while it is put into the rings.
+    done: Vec<Completion>,
+    /// The token of the next buffer.
+    next_token: Token,
+    /// Changes that the guest asked for while suspended (V3).
+    held_changes: Vec<Value>,
+    /// The driver has resumed the device since the fault was set that leaves buffers available.
+    resumed: bool,
     /// The largest size of a queue.
     queue_size: u16,
     settings: Settings,
@@ -113,7 +124,7 @@ pub struct Device {
     backlog: bool,
     pci: ConfigSpace,
     irqs: Irqs,
-    dma: DmaMap,
+    memory: DmaMap,
     mailbox: Mailbox,
     judge: Judge,
     counters: Counters,
@@ -122,18 +133,30 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device of type `kind` with queues of at most `queue_size` descriptors.
-    pub fn new(kind: Kind, settings: Settings, queue_size: u16, events: Events) -> Self {
-        let device = kind.build();
+    /// A device of type `kind`, which `device` is, with queues of at most `queue_size` descriptors.
+    pub fn new(
+        kind: Kind,
+        mut device: Box<dyn DeviceType>,
+        settings: Settings,
+        queue_size: u16,
+        events: Events,
+    ) -> Self {
         // One vector for each queue, the administration queue included, and one for configuration
         // changes.
-        let vectors = device.queues() + 2;
+        let vectors = device.max_queues() + 2;
+        let port = Port::default();
+        device.attach(port.clone());
         let mut this = Self {
             kind,
             pci: ConfigSpace::new(device.id().into(), device.class(), vectors),
             irqs: Irqs::new(vectors),
             counters: Counters::new(0, 0),
             device,
+            port,
+            done: Vec::new(),
+            next_token: 0,
+            held_changes: Vec::new(),
+            resumed: false,
             queue_size,
             active: settings.clone(),
             settings,
@@ -156,7 +179,7 @@ impl Device {
             timers: Timers::default(),
             ending: None,
             backlog: false,
-            dma: DmaMap::default(),
+            memory: DmaMap::default(),
             mailbox: Mailbox::default(),
             judge: Judge::default(),
             events,
@@ -178,8 +201,20 @@ impl Device {
     }
 
     /// The guest's memory.
-    pub fn dma(&mut self) -> &mut DmaMap {
-        &mut self.dma
+    pub fn memory(&self) -> &Memory {
+        self.memory.memory()
+    }
+
+    /// Changes what is mapped as the guest's memory, once no request in process uses what it was.
+    pub fn remap<T>(&mut self, change: impl FnOnce(&mut DmaMap) -> T) -> T {
+        let result = change(&mut self.memory);
+        self.port.set_memory(self.memory.memory());
+        result
+    }
+
+    /// How the device type's threads reach the device.
+    pub fn port(&self) -> &Port {
+        &self.port
     }
 
     /// The interrupts.
@@ -204,17 +239,17 @@ impl Device {
         self.reset("disconnect");
         self.pci.reset();
         self.irqs.disconnect();
-        self.dma.clear();
+        self.remap(DmaMap::clear);
     }
 
     /// Writes the `summary` event.
     pub fn summary(&mut self) {
-        let violations = self.judge.total();
-        let counters = json!(self.counters);
-        self.emit(
-            "summary",
-            json!({"violations": violations, "counters": counters}),
-        );
+        let mut fields = json!({"violations": self.judge.total(), "counters": self.counters});
+        let report = self.device.report();
+        if !report.is_null() {
+            fields["device"] = report;
+        }
+        self.emit("summary", fields);
     }
 
     /// DEVICE_RESET of vfio-user, or a function level reset.

@@ -157,6 +157,8 @@ pub enum Name {
     UsedAfterSuspend,
     /// Buffers are in process for a time.
     HoldMs,
+    /// Available buffers stay in the ring until the device was suspended and resumed.
+    AvailLeft,
     /// It resumes only if SUSPEND is written as clear.
     ResumeNeedsClear,
     /// It never presents that it has resumed.
@@ -184,7 +186,7 @@ enum Arg {
 }
 
 /// The faults that are no effects.
-const OTHERS: [(Name, &str, Arg, &str); 24] = [
+const OTHERS: [(Name, &str, Arg, &str); 25] = [
     (
         Name::SuspendIgnored,
         "suspend-ignored",
@@ -298,6 +300,12 @@ const OTHERS: [(Name, &str, Arg, &str); 24] = [
         "hold-ms",
         Arg::Ms(100),
         "every buffer is in process for MS; a suspend waits for it (V2)",
+    ),
+    (
+        Name::AvailLeft,
+        "avail-left",
+        Arg::None,
+        "available buffers stay in the ring until the device was suspended and resumed",
     ),
     (
         Name::ResumeNeedsClear,
@@ -628,7 +636,7 @@ mod tests {
                 assert_eq!(with.unwrap().arg(), 7);
             }
         }
-        assert_eq!(names.len(), 48);
+        assert_eq!(names.len(), 49);
         for (moment, ..) in MOMENTS {
             assert_eq!(MOMENTS[moment as usize].0, moment);
         }

@@ -102,6 +102,8 @@ pub struct Mischief {
     pub len: Option<u32>,
     /// More used entries, each an ID and a length.
     pub extra: Vec<(u16, u32)>,
+    /// What is in the buffer is wrong: the seed of what it is instead.
+    pub lie: Option<u64>,
 }
 
 /// The streams.
@@ -114,6 +116,7 @@ pub struct Fuzz {
     buffers: Stream,
     notifications: Stream,
     incidents: Stream,
+    answers: Stream,
     /// The faults of the suspend that is under way.
     episode: Faults,
 }
@@ -129,6 +132,7 @@ impl Fuzz {
             buffers: Stream::new(seed, 4),
             notifications: Stream::new(seed, 5),
             incidents: Stream::new(seed, 6),
+            answers: Stream::new(seed, 7),
             episode: Faults::default(),
         }
     }
@@ -191,7 +195,10 @@ impl Fuzz {
 
     /// What is done to the next buffer of a queue of `size`.
     pub fn buffer(&mut self, size: u16) -> Mischief {
-        let mut mischief = Mischief::default();
+        let mut mischief = Mischief {
+            lie: self.answers.one_in(16).then(|| self.answers.draw()),
+            ..Mischief::default()
+        };
         let roll = self.buffers.below(100);
         if roll < 80 {
             return mischief;

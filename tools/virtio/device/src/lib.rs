@@ -17,7 +17,8 @@
 //! | [`common`] | layout of the BARs and of the common configuration structure |
 //! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
 //! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
-//! | [`kind`], [`rng`] | what a device type implements; the entropy device |
+//! | [`kind`], [`port`] | what a device type implements; how its threads reach the device |
+//! | [`rng`] | the entropy device |
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
 //! | [`admin`] | the administration virtqueue |
 //! | [`fault`], [`fuzz`], [`timers`], [`random`] | misbehaving on request, and at random |
@@ -45,6 +46,7 @@ pub mod kind;
 pub mod mailbox;
 pub mod memory;
 pub mod pci;
+pub mod port;
 pub mod queue;
 pub mod random;
 pub mod ring;

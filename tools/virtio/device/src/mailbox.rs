@@ -13,8 +13,8 @@
 //! | 0x1000 to 0x1fff | read, write | the command, a JSON object with `"cmd"` |
 //! | 0x2000 to 0x3fff | read | the reply, a JSON object with `"ok"` |
 //!
-//! Commands: `info`, `stats`, `clear`, `set` (with `"settings"`), `config_change`, `fault-now` (with
-//! `"fault"`). The mailbox is outside the virtio structures: using it while suspended breaks no
+//! Commands: `info`, `stats`, `clear`, `set` (with `"settings"`), `device` (with `"set"` or without),
+//! `config_change`, `fault-now` (with `"fault"`). The mailbox is outside the virtio structures: using it while suspended breaks no
 //! rule, and it works when the device is gone.
 
 use serde::Deserialize;
@@ -62,6 +62,12 @@ pub enum Command {
         /// The change.
         settings: Patch,
     },
+    /// What the device type has to say, after the change if one is asked for.
+    Device {
+        /// The change, as the device type has it.
+        #[serde(default)]
+        set: Option<Value>,
+    },
     /// Sends a configuration change notification.
     ConfigChange {},
     /// Does something wrong, once, now.
@@ -75,7 +81,7 @@ pub enum Command {
 /// Parses a command, or says what is wrong with it.
 pub fn parse(text: &[u8]) -> Result<Command, String> {
     serde_json::from_slice(text).map_err(|error| {
-        format!("{error}; a command is a JSON object like {{\"cmd\":\"info\"}} (info, stats, clear, set, config_change, fault-now)")
+        format!("{error}; a command is a JSON object like {{\"cmd\":\"info\"}} (info, stats, clear, set, device, config_change, fault-now)")
     })
 }
 

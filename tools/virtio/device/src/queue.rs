@@ -2,27 +2,121 @@
 
 //! One virtqueue: its registers, its ring once enabled, and the buffers in process.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::common::NO_VECTOR;
 use crate::features::{self, FeatureSet};
 use crate::fuzz::Mischief;
+use crate::kind::Token;
 use crate::memory::Memory;
-use crate::ring::{Buffer, Layout, PackedRing, Ring, RingError, SplitRing};
+use crate::ring::{Buffer, Head, Layout, PackedRing, Ring, RingError, SplitRing};
 
-/// A buffer in process.
-#[derive(Clone, Debug)]
-pub struct Taken {
+/// A buffer that was taken and waits.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Which.
+    pub token: Token,
     /// The buffer.
     pub buffer: Buffer,
-    /// When it is finished, in microseconds since the device started; [`HELD`] if not by time.
+    /// When the device type begins with it, in microseconds since the device started; [`HELD`] if
+    /// not by time.
     pub due_us: u64,
+    /// What is done to it.
+    pub mischief: Mischief,
+}
+
+/// A buffer that the device type works on.
+#[derive(Debug)]
+pub struct Begun {
+    /// What the ring needs to know of it.
+    pub head: Head,
     /// What is done to it.
     pub mischief: Mischief,
 }
 
 /// The time at which a buffer is finished that is held until further notice.
 pub const HELD: u64 = u64::MAX;
+
+/// The buffers in process: taken, and not given back.
+#[derive(Debug, Default)]
+pub struct InProcess {
+    waiting: VecDeque<Waiting>,
+    begun: BTreeMap<Token, Begun>,
+    /// How many there are of each ID: more than one if the driver gives a buffer away twice.
+    ids: HashMap<u16, u32>,
+}
+
+impl InProcess {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.begun.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many the device type works on.
+    pub fn begun(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// Whether one has this ID.
+    pub fn has(&self, id: u16) -> bool {
+        self.ids.contains_key(&id)
+    }
+
+    /// One more.
+    pub fn take(&mut self, waiting: Waiting) {
+        *self.ids.entry(waiting.buffer.head.id).or_default() += 1;
+        self.waiting.push_back(waiting);
+    }
+
+    /// When the next is due; [`HELD`] if it waits for something else than time.
+    pub fn next_due_us(&self) -> Option<u64> {
+        self.waiting.front().map(|waiting| waiting.due_us)
+    }
+
+    /// When the last is due.
+    pub fn last_due_us(&self) -> Option<u64> {
+        self.waiting.iter().map(|waiting| waiting.due_us).max()
+    }
+
+    /// Those that are held until further notice are due.
+    pub fn release(&mut self) {
+        for waiting in &mut self.waiting {
+            if waiting.due_us == HELD {
+                waiting.due_us = 0;
+            }
+        }
+    }
+
+    /// The device type begins with the next that is due at `now_us`, in order.
+    pub fn begin(&mut self, now_us: u64) -> Option<(Token, Buffer, Option<u64>)> {
+        self.waiting.front().filter(|next| next.due_us <= now_us)?;
+        let waiting = self.waiting.pop_front()?;
+        let lie = waiting.mischief.lie;
+        let begun = Begun {
+            head: waiting.buffer.head,
+            mischief: waiting.mischief,
+        };
+        self.begun.insert(waiting.token, begun);
+        Some((waiting.token, waiting.buffer, lie))
+    }
+
+    /// The device type is done with one; none if it was dropped.
+    pub fn finish(&mut self, token: Token) -> Option<Begun> {
+        let begun = self.begun.remove(&token)?;
+        if let Some(count) = self.ids.get_mut(&begun.head.id) {
+            *count -= 1;
+            if *count == 0 {
+                self.ids.remove(&begun.head.id);
+            }
+        }
+        Some(begun)
+    }
+}
 
 /// A virtqueue.
 pub struct Queue {
@@ -40,8 +134,10 @@ pub struct Queue {
     pub device: u64,
     /// The ring, while queue_enable is 1.
     pub ring: Option<Box<dyn Ring>>,
-    /// Buffers taken and not yet given back, in order.
-    pub in_process: VecDeque<Taken>,
+    /// Buffers taken and not yet given back.
+    pub in_process: InProcess,
+    /// The driver was asked to notify the next buffer that it makes available.
+    pub armed: bool,
     /// Used buffers have been put there since the driver was last notified of any.
     pub dirty: bool,
 }
@@ -57,7 +153,9 @@ impl Queue {
             driver: 0,
             device: 0,
             ring: None,
-            in_process: VecDeque::new(),
+            in_process: InProcess::default(),
+            // A ring comes without suppression.
+            armed: true,
             dirty: false,
         }
     }
@@ -96,25 +194,45 @@ impl Queue {
             Some(_) if self.in_process.len() >= usize::from(self.size) => {
                 Err(RingError::Overcommitted(self.size))
             }
-            buffer => Ok(buffer),
+            Some(buffer) => {
+                self.armed = false;
+                Ok(Some(buffer))
+            }
+            None => Ok(None),
         }
     }
 
-    /// Whether the device has a buffer of this ID already.
-    pub fn has(&self, id: u16) -> bool {
-        self.in_process.iter().any(|taken| taken.buffer.id == id)
+    /// Asks the driver to notify the next buffer that it makes available; true if there is one
+    /// already.
+    pub fn arm(&mut self, mem: &Memory) -> Result<bool, RingError> {
+        match &mut self.ring {
+            Some(ring) => {
+                let more = ring.arm(mem)?;
+                self.armed = !more;
+                Ok(more)
+            }
+            None => Ok(false),
+        }
     }
 
-    /// When the next buffer in process is finished, if a time says so.
+    /// Lets the driver know that it need not notify buffers.
+    pub fn disarm(&mut self, mem: &Memory) -> Result<(), RingError> {
+        self.armed = false;
+        match &mut self.ring {
+            Some(ring) => ring.disarm(mem),
+            None => Ok(()),
+        }
+    }
+
+    /// When the device type begins with the next buffer, if a time says so.
     pub fn next_due_us(&self) -> Option<u64> {
-        let front = self.in_process.front()?;
-        (front.due_us != HELD).then_some(front.due_us)
+        self.in_process.next_due_us().filter(|due| *due != HELD)
     }
 
     /// Gives a buffer back with `len` bytes written.
-    pub fn push_used(&mut self, mem: &Memory, buffer: &Buffer, len: u32) -> Result<(), RingError> {
+    pub fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError> {
         if let Some(ring) = &mut self.ring {
-            ring.push_used(mem, buffer, len)?;
+            ring.push_used(mem, head, len)?;
             self.dirty = true;
         }
         Ok(())

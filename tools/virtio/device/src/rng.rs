@@ -5,7 +5,7 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::kind::{DeviceType, ProcessError};
+use crate::kind::{Completion, Context, DeviceType, ProcessError, Request};
 use crate::memory::Memory;
 use crate::ring::Buffer;
 use crate::settings::{DataKind, Settings};
@@ -29,31 +29,16 @@ impl Rng {
             self.position += 1;
         }
     }
-}
 
-impl DeviceType for Rng {
-    fn id(&self) -> virtio::Id {
-        virtio::Id::Rng
-    }
-
-    fn class(&self) -> u16 {
-        // Unclassified device.
-        0x00ff
-    }
-
-    fn queues(&self) -> u16 {
-        1
-    }
-
-    fn process(
+    /// Fills a buffer; returns how many bytes were written.
+    fn fill(
         &mut self,
-        _queue: u16,
         buffer: &Buffer,
         mem: &Memory,
         settings: &Settings,
     ) -> Result<u32, ProcessError> {
         let cap = settings.max_bytes.unwrap_or(MAX_FILL).min(MAX_FILL);
-        let total = buffer.writable_len().min(cap.into()) as u32;
+        let total = buffer.head.writable_len.min(cap.into()) as u32;
         let mut data = vec![0; total as usize];
         match settings.data {
             DataKind::Random => getrandom::fill(&mut data).map_err(ProcessError::Entropy)?,
@@ -70,6 +55,29 @@ impl DeviceType for Rng {
         }
         Ok(total)
     }
+}
+
+impl DeviceType for Rng {
+    fn id(&self) -> virtio::Id {
+        virtio::Id::Rng
+    }
+
+    fn class(&self) -> u16 {
+        // Unclassified device.
+        0x00ff
+    }
+
+    fn queues(&self) -> u16 {
+        1
+    }
+
+    fn process(&mut self, request: Request, cx: &mut Context<'_>) {
+        cx.done.push(Completion {
+            queue: request.queue,
+            token: request.token,
+            result: self.fill(&request.buffer, cx.mem, cx.settings),
+        });
+    }
 
     fn reset(&mut self) {
         self.position = 0;
@@ -79,21 +87,24 @@ impl DeviceType for Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::Segment;
+    use crate::ring::{Head, Segment};
 
     fn memory() -> Memory {
         Memory::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap()
     }
 
     fn buffer(segments: &[(u64, u32)]) -> Buffer {
+        let total = segments.iter().map(|&(_, len)| u64::from(len)).sum();
         Buffer {
-            id: 0,
-            descriptors: 1,
-            readable: vec![],
+            head: Head {
+                writable_len: total,
+                ..Head::default()
+            },
             writable: segments
                 .iter()
                 .map(|&(addr, len)| Segment { addr, len })
                 .collect(),
+            ..Buffer::default()
         }
     }
 
@@ -106,16 +117,14 @@ mod tests {
             ..Settings::default()
         };
         let len = rng
-            .process(
-                0,
+            .fill(
                 &buffer(&[(0x100, 3), (0x200, 0), (0x300, 3)]),
                 &mem,
                 &settings,
             )
             .unwrap();
         assert_eq!(len, 6);
-        rng.process(0, &buffer(&[(0x400, 4)]), &mem, &settings)
-            .unwrap();
+        rng.fill(&buffer(&[(0x400, 4)]), &mem, &settings).unwrap();
         let mut bytes = [0; 10];
         mem.read_slice(&mut bytes[..3], GuestAddress(0x100))
             .unwrap();
@@ -132,11 +141,11 @@ mod tests {
         let mut rng = Rng::default();
         let mut settings = Settings::default();
         let huge = buffer(&[(0, u32::MAX)]);
-        assert_eq!(rng.process(0, &huge, &mem, &settings).unwrap(), MAX_FILL);
+        assert_eq!(rng.fill(&huge, &mem, &settings).unwrap(), MAX_FILL);
         settings.max_bytes = Some(5);
-        assert_eq!(rng.process(0, &huge, &mem, &settings).unwrap(), 5);
+        assert_eq!(rng.fill(&huge, &mem, &settings).unwrap(), 5);
         let bad = buffer(&[(u64::MAX - 1, 16)]);
-        assert!(rng.process(0, &bad, &mem, &settings).is_err());
-        assert_eq!(rng.process(0, &buffer(&[]), &mem, &settings).unwrap(), 0);
+        assert!(rng.fill(&bad, &mem, &settings).is_err());
+        assert_eq!(rng.fill(&buffer(&[]), &mem, &settings).unwrap(), 0);
     }
 }

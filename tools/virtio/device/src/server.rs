@@ -202,7 +202,7 @@ impl ServerBackend for Backend<'_> {
         self.greet();
         let mut device = self.shared.lock();
         device.region_read(region, offset, data);
-        let wake = device.next_deadline_us().is_some();
+        let wake = device.has_work() || device.next_deadline_us().is_some();
         self.shared.end(device);
         if wake {
             self.shared.wake.notify_one();
@@ -231,8 +231,7 @@ impl ServerBackend for Backend<'_> {
         fd: Option<File>,
     ) -> io::Result<()> {
         self.device()
-            .dma()
-            .map(flags, address, size, offset, fd)
+            .remap(|dma| dma.map(flags, address, size, offset, fd))
             .map_err(|error| {
                 error!("{error}");
                 io::Error::other(error)
@@ -240,7 +239,7 @@ impl ServerBackend for Backend<'_> {
     }
 
     fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
-        self.device().dma().unmap(flags, address, size);
+        self.device().remap(|dma| dma.unmap(flags, address, size));
         Ok(())
     }
 
@@ -322,6 +321,22 @@ pub fn serve(device: Device, path: &Path, once: bool) -> Result<(), ServerError>
         device: Mutex::new(device),
         wake: Condvar::new(),
         path: path.into(),
+    });
+
+    // What the threads of the device type finish is given back by themselves: a worker between
+    // them and the driver would cost a switch for each.
+    let port = shared.lock().port().clone();
+    let weak = Arc::downgrade(&shared);
+    port.on_wake(move || {
+        if let Some(shared) = weak.upgrade() {
+            let mut device = shared.lock();
+            device.collect();
+            let wake = device.has_work() || device.next_deadline_us().is_some();
+            drop(device);
+            if wake {
+                shared.wake.notify_one();
+            }
+        }
     });
 
     let worker = Arc::clone(&shared);

@@ -2,11 +2,12 @@
 
 //! Reports: events, violations, and the commands of the mailbox.
 
-use log::error;
+use log::{error, warn};
 use serde_json::{json, Value};
 
 use super::{hex, Device};
 use crate::counters::Counters;
+use crate::fault::Name;
 use crate::judge::View;
 use crate::mailbox::{self, Command};
 use crate::queue::Queue;
@@ -69,6 +70,7 @@ impl Device {
     pub(super) fn clear(&mut self) {
         self.flush_violations();
         self.judge.clear();
+        self.device.clear();
         self.counters = Counters::new(self.queues.len(), self.machine.status());
     }
 
@@ -80,6 +82,13 @@ impl Device {
                 self.clear();
                 json!({"ok": true})
             }
+            Command::Device { set: None } => {
+                json!({"ok": true, "held": false, "device": self.device.report()})
+            }
+            Command::Device { set: Some(change) } => match self.change(change) {
+                Ok(held) => json!({"ok": true, "held": held, "device": self.device.report()}),
+                Err(error) => mailbox::failure(error),
+            },
             Command::ConfigChange {} => {
                 let sent = self.config_changed();
                 json!({"ok": true, "sent": sent, "held": self.config_held})
@@ -90,6 +99,7 @@ impl Device {
             },
             Command::Set { settings } => match self.settings.patched(&settings) {
                 Ok(new) => {
+                    let left = self.fault(Name::AvailLeft).is_some();
                     self.settings = new;
                     if settings.sets_fuzz() {
                         self.start_fuzz();
@@ -98,6 +108,9 @@ impl Device {
                         self.faults_changed();
                     }
                     self.release_held();
+                    if left && self.fault(Name::AvailLeft).is_none() {
+                        self.scan();
+                    }
                     json!({
                         "ok": true,
                         "pending": self.settings.pending(&self.active),
@@ -106,6 +119,29 @@ impl Device {
                 }
                 Err(error) => mailbox::failure(error),
             },
+        }
+    }
+
+    /// Changes the device type; returns whether that has to wait for the resume (V3).
+    fn change(&mut self, change: Value) -> Result<bool, String> {
+        self.device.check(&change)?;
+        if self.machine.is_frozen() {
+            self.held_changes.push(change);
+            return Ok(true);
+        }
+        let changed = self.device.command(&change)?;
+        if changed.config {
+            self.config_changed();
+        }
+        Ok(false)
+    }
+
+    /// Makes the changes that had to wait.
+    pub(super) fn make_held_changes(&mut self) {
+        for change in std::mem::take(&mut self.held_changes) {
+            if let Err(error) = self.change(change) {
+                warn!("a change that waited for the resume is not possible any more: {error}");
+            }
         }
     }
 

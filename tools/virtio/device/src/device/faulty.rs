@@ -7,12 +7,13 @@
 
 use log::{info, warn};
 use serde_json::json;
+use smallvec::{smallvec, SmallVec};
 
 use super::Device;
 use crate::fault::{Effect, Moment, Name, Now};
 use crate::features::Revision;
 use crate::fuzz::{Fuzz, Incident};
-use crate::queue::{Taken, HELD};
+use crate::queue::Begun;
 use crate::random::Stream;
 use crate::status::{State, StatusMachine, FEATURES_OK};
 use crate::timers::Timer;
@@ -160,14 +161,14 @@ impl Device {
     pub(super) fn used_entries(
         &mut self,
         index: usize,
-        taken: &Taken,
+        begun: &Begun,
         len: u32,
-    ) -> Vec<(u16, u32)> {
-        let mut entry = (taken.buffer.id, len);
+    ) -> SmallVec<[(u16, u32); 1]> {
+        let mut entry = (begun.head.id, len);
         if self.is_admin(index) {
-            return vec![entry];
+            return smallvec![entry];
         }
-        let mischief = &taken.mischief;
+        let mischief = &begun.mischief;
         entry.0 = mischief.id.unwrap_or(entry.0);
         entry.1 = mischief.len.unwrap_or(entry.1);
         if let Some(id) = self.fault(Name::UsedBadId) {
@@ -176,23 +177,23 @@ impl Device {
         }
         if let Some(more) = self.fault(Name::UsedLong) {
             self.note(Name::UsedLong);
-            let whole = taken.buffer.writable_len().saturating_add(more);
+            let whole = begun.head.writable_len.saturating_add(more);
             entry.1 = u32::try_from(whole).unwrap_or(u32::MAX);
         }
         if self.fault(Name::UsedZero).is_some() {
             self.note(Name::UsedZero);
             entry.1 = 0;
         }
-        let mut entries = vec![entry];
+        let mut entries: SmallVec<[(u16, u32); 1]> = smallvec![entry];
         if self.fault(Name::UsedTwice).is_some() {
             self.note(Name::UsedTwice);
             entries.push(entry);
         }
-        entries.extend(&mischief.extra);
-        if entries != [(taken.buffer.id, len)] && *mischief != Default::default() {
+        entries.extend_from_slice(&mischief.extra);
+        if entries[..] != [(begun.head.id, len)] && *mischief != Default::default() {
             self.note(format_args!("used entries {entries:?}"));
         }
-        self.forged |= entries.len() > 1 || entry.0 != taken.buffer.id;
+        self.forged |= entries.len() > 1 || entry.0 != begun.head.id;
         entries
     }
 
@@ -236,6 +237,7 @@ impl Device {
                 self.timers.clear();
                 self.deadline = None;
                 self.backlog = false;
+                self.port.revoke(self.queues.len(), self.next_token);
                 Overlay::Gone
             }
             Effect::StatusRandom => Overlay::Random(Stream::new(seed, 0)),
@@ -288,7 +290,7 @@ impl Device {
                 for index in 0..self.queues.len() {
                     if !self.queues[index].in_process.is_empty() {
                         self.note(Name::UsedAfterSuspend);
-                        self.finish_in_process(index);
+                        self.begin_all(index);
                         self.notify_used(index);
                     }
                 }
@@ -311,6 +313,13 @@ impl Device {
         if matches!(self.machine.state(), State::Running | State::Suspending)
             && self.machine.revision() != Revision::None
         {
+            if self
+                .queues
+                .iter()
+                .any(|queue| queue.in_process.begun() != 0)
+            {
+                return self.start(1, Timer::LateSuspend);
+            }
             self.note(Name::SuspendLate);
             self.present_suspended();
         }
@@ -350,6 +359,7 @@ impl Device {
             return;
         }
         self.overlay = Overlay::None;
+        self.resumed = false;
         self.timers.clear_faults();
         if self.has_stalled() {
             self.due_in(0);
@@ -367,21 +377,17 @@ impl Device {
         self.deadline.is_none() && !stalls.into_iter().any(|name| self.fault(name).is_some())
     }
 
-    /// Finishes the buffers that are held until further notice, if there is no more reason to.
+    /// Goes on with the buffers that are held until further notice, if there is no more reason to.
     pub(super) fn release_held(&mut self) {
         let held = self.settings.hold || self.fault(Name::UsedAfterSuspend).is_some();
         if held || !self.machine.is_live() || self.overlay.is_gone() {
             return;
         }
         for index in 0..self.queues.len() {
-            let queue = &mut self.queues[index];
-            for taken in &mut queue.in_process {
-                if taken.due_us == HELD {
-                    taken.due_us = 0;
-                }
-            }
+            self.queues[index].in_process.release();
             let now = self.now_us();
-            self.finish_due(index, now);
+            self.begin_due(index, now);
+            self.device.submit();
             self.notify_used(index);
         }
     }

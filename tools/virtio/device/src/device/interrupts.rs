@@ -57,7 +57,7 @@ impl Device {
         let Some(ring) = &mut queue.ring else {
             return;
         };
-        match ring.needs_notification(self.dma.memory()) {
+        match ring.needs_notification(self.memory.memory()) {
             Ok(true) => self.fate_of_notification(index),
             Ok(false) => {}
             Err(error) => self.device_error(index as u16, &error),

@@ -230,6 +230,8 @@ impl Device {
             (reg::QUEUE_MSIX_VECTOR, 2) => queue.vector = vector,
             (reg::QUEUE_RESET, 2) if value == 1 && self.accepted & features::RING_RESET != 0 => {
                 queue.reset();
+                self.port.revoke_queue(index, self.next_token);
+                self.device.reset_queue(index);
                 self.emit("queue_reset", json!({"queue": index}));
             }
             _ if enabled => warn!("queue {index} is enabled: a write at {offset:#x} is ignored"),
@@ -252,7 +254,7 @@ impl Device {
 
     fn enable_queue(&mut self, index: u16) {
         let queue = &mut self.queues[usize::from(index)];
-        match queue.enable(self.dma.memory(), self.accepted) {
+        match queue.enable(self.memory.memory(), self.accepted) {
             Ok(()) => {
                 let packed = self.accepted & features::RING_PACKED != 0;
                 let fields = json!({

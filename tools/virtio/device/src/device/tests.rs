@@ -22,6 +22,7 @@ use crate::features::{self, Offer, Revision};
 use crate::judge::Rule;
 use crate::memory::Memory;
 use crate::ring::testing::{Driver, Want, DESC, DEVICE, DRIVER, END};
+use crate::rng::Rng;
 use crate::settings::{DataKind, RingKind};
 
 mod faults;
@@ -45,15 +46,20 @@ impl Guest {
     /// A device as `settings` say, its driver not yet there.
     fn new(settings: Settings) -> Self {
         let packed = settings.ring == RingKind::Packed;
-        let mut device = Device::new(Kind::Rng, settings, SIZE, Events::none());
+        let mut device = Device::new(
+            Kind::Rng,
+            Box::<Rng>::default(),
+            settings,
+            SIZE,
+            Events::none(),
+        );
         device.clock = Clock::Manual(0);
         let file = TempFile::new().unwrap().into_file();
         file.set_len(END).unwrap();
         device
-            .dma()
-            .map(DmaMapFlags::READ_WRITE, 0, END, 0, Some(file))
+            .remap(|dma| dma.map(DmaMapFlags::READ_WRITE, 0, END, 0, Some(file)))
             .unwrap();
-        let mem = device.dma().memory().clone();
+        let mem = device.memory().clone();
         let vectors = [0, 1].map(|vector| {
             let (ours, theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
@@ -672,7 +678,7 @@ fn memory_that_disappears_is_survived() {
         guest.set(r#"{"hold":true}"#);
         guest.add();
         guest.notify();
-        guest.device.dma().clear();
+        guest.device.remap(DmaMap::clear);
         guest.write_status(0x1f);
         assert_eq!(guest.status(), 0x4f);
         guest.notify();

@@ -76,6 +76,7 @@ impl Device {
             "accepted": format!("{:#x}", self.accepted),
             "revision": self.machine.revision(),
         });
+        self.device.negotiated(self.accepted);
         self.emit("features", fields);
     }
 
@@ -134,15 +135,17 @@ impl Device {
     fn finish_before_suspend(&mut self) -> u64 {
         let mut ready_us = 0;
         for index in 0..self.queues.len() {
-            let last = self.queues[index].in_process.back();
-            match last.and(self.queues[index].next_due_us()) {
+            match self.queues[index].next_due_us() {
                 Some(_) => {
-                    let dues = self.queues[index].in_process.iter().map(|t| t.due_us);
-                    ready_us = dues.fold(ready_us, u64::max);
+                    let last = self.queues[index].in_process.last_due_us();
+                    ready_us = ready_us.max(last.unwrap_or(0));
                 }
                 None if self.fault(Name::UsedAfterSuspend).is_some() => {}
-                None => self.finish_in_process(index),
+                None => self.begin_all(index),
             }
+        }
+        self.with_device(|device, cx| device.suspend(cx));
+        for index in 0..self.queues.len() {
             self.notify_used(index);
         }
         ready_us
@@ -173,6 +176,7 @@ impl Device {
         self.deadline = None;
         self.counters.cancels += 1;
         self.emit("cancelled", json!({}));
+        self.make_held_changes();
         self.release_config_change();
         self.scan();
     }
@@ -197,26 +201,36 @@ impl Device {
             return None;
         }
         let buffers = self.queues.iter().filter_map(Queue::next_due_us).min();
-        [self.deadline, self.timers.next_us(), buffers]
+        let deadline = self.deadline.filter(|_| !self.must_wait());
+        [deadline, self.timers.next_us(), buffers]
             .into_iter()
             .flatten()
             .min()
     }
 
+    /// Whether the suspended condition can't be presented yet, although its time may have come:
+    /// the device type works on something (V2).
+    pub(super) fn must_wait(&self) -> bool {
+        let busy = |queue: &Queue| queue.in_process.begun() != 0;
+        self.machine.state() == State::Suspending && self.queues.iter().any(busy)
+    }
+
     /// Does what is due: buffers, faults, and presenting the suspended or the resumed condition.
     pub fn tick(&mut self) {
+        self.collect_done();
         let now = self.now_us();
         if self.next_deadline_us().is_none_or(|due| due > now) {
             return;
         }
         for index in 0..self.queues.len() {
-            self.finish_due(index, now);
+            self.begin_due(index, now);
+            self.device.submit();
             self.notify_used(index);
         }
         while let Some(timer) = self.timers.take_due(now) {
             self.fire(timer);
         }
-        if self.deadline.is_none_or(|deadline| deadline > now) {
+        if self.must_wait() || self.deadline.is_none_or(|deadline| deadline > now) {
             return;
         }
         self.deadline = None;
@@ -228,9 +242,7 @@ impl Device {
                     self.note(Name::ConfigChangeAfter);
                     self.config_changed();
                 }
-                if self.settings.rescan_on_resume {
-                    self.scan();
-                }
+                self.look_after_resume();
             }
             State::Reset | State::Running | State::Suspended => {}
         }
@@ -263,13 +275,18 @@ impl Device {
         self.counters.resumes += 1;
         self.counters.present(self.machine.status());
         self.emit("resumed", json!({"status": hex(self.machine.status())}));
+        self.resumed = true;
+        self.make_held_changes();
         self.release_config_change();
     }
 
     /// Everything that a device reset resets; the status is 0 already.
     pub(super) fn reset(&mut self, reason: &str) {
         self.active = self.settings.clone();
+        self.port.revoke(0, self.next_token);
+        self.device.reset();
         self.offer();
+        self.make_held_changes();
         self.accepted = 0;
         self.device_feature_select = 0;
         self.driver_feature_select = 0;
@@ -292,7 +309,7 @@ impl Device {
         if self.fuzz.is_some() {
             self.judge.excuse();
         }
-        self.device.reset();
+        self.resumed = false;
         self.counters.resets += 1;
         self.counters.present(0);
         self.emit("reset", json!({"by": reason}));
@@ -311,6 +328,7 @@ impl Device {
             | self.device.features();
         let count = self.device.queues() + u16::from(self.admin_queue().is_some());
         self.queues = (0..count).map(|_| Queue::new(self.queue_size)).collect();
+        self.port.revoke(count.into(), self.next_token);
         self.counters.set_queues(count.into());
     }
 }

@@ -10,8 +10,9 @@ use crate::admin;
 use crate::fault::Name;
 use crate::fuzz::Mischief;
 use crate::judge::{Access, AvailMark};
-use crate::queue::{Taken, HELD};
-use crate::ring::{Buffer, RingError};
+use crate::kind::{Completion, Context, DeviceType, Request};
+use crate::queue::{Waiting, HELD};
+use crate::ring::{Buffer, Head, RingError};
 
 impl Device {
     /// The index of the administration virtqueue, if there is one: the queue after the others.
@@ -56,6 +57,16 @@ impl Device {
         }
     }
 
+    /// Looks where the driver can't be expected to notify: at queues for which it was told not to
+    /// when the device was suspended, and at all if it is to.
+    pub(super) fn look_after_resume(&mut self) {
+        for index in 0..self.queues.len() {
+            if self.settings.rescan_on_resume || !self.queues[index].armed {
+                self.run_queue(index);
+            }
+        }
+    }
+
     /// Whether the worker has to call [`Device::work`].
     pub fn has_work(&self) -> bool {
         self.backlog
@@ -72,7 +83,7 @@ impl Device {
     /// Processes a queue's available buffers: as many as the queue has descriptors, then the worker
     /// goes on, so that a driver that never stops can't keep the device from answering.
     fn run_queue(&mut self, index: usize) {
-        if !self.machine.is_live() || self.overlay.is_gone() || self.queues[index].ring.is_none() {
+        if !self.may_run(index) {
             return;
         }
         let mut left = u32::from(self.queues[index].size);
@@ -84,29 +95,43 @@ impl Device {
             left -= 1;
             match self.take(index) {
                 Ok(Some(buffer)) => {
-                    self.begin(index, buffer);
+                    self.hold(index, buffer);
                     let now = self.now_us();
-                    self.finish_due(index, now);
+                    self.begin_due(index, now);
                 }
                 Ok(None) => break,
                 Err(error) => self.device_error(index as u16, &error),
             }
         }
+        self.device.submit();
         self.notify_used(index);
     }
 
-    /// The next available buffer; none only once the driver has been asked to notify the next.
+    fn may_run(&self, index: usize) -> bool {
+        self.machine.is_live()
+            && !self.overlay.is_gone()
+            && self.queues[index].ring.is_some()
+            && (self.resumed || self.fault(Name::AvailLeft).is_none())
+    }
+
+    /// The next available buffer that the device has a use for; none only once the driver has been
+    /// asked to notify the next, or told not to because the device will look by itself.
     fn take(&mut self, index: usize) -> Result<Option<Buffer>, RingError> {
-        let mem = self.dma.memory();
+        let admin = self.is_admin(index);
+        let mem = self.memory.memory();
         let queue = &mut self.queues[index];
+        if !admin && !self.device.wants(index as u16) {
+            queue.disarm(mem)?;
+            return Ok(None);
+        }
         if let Some(buffer) = queue.pop(mem)? {
             return Ok(Some(buffer));
         }
-        let more = match &mut queue.ring {
-            Some(ring) => ring.arm(mem)?,
-            None => false,
-        };
-        if more {
+        if queue.in_process.begun() >= self.device.parallel() {
+            queue.disarm(mem)?;
+            return Ok(None);
+        }
+        if queue.arm(mem)? {
             queue.pop(mem)
         } else {
             Ok(None)
@@ -114,11 +139,12 @@ impl Device {
     }
 
     /// Takes a buffer in process.
-    fn begin(&mut self, index: usize, buffer: Buffer) {
+    fn hold(&mut self, index: usize, buffer: Buffer) {
         let now = self.now_us();
+        let id = buffer.head.id;
         self.counters.buffers_consumed += 1;
-        if self.queues[index].has(buffer.id) && !self.forged {
-            self.judge.taken_twice(index as u16, buffer.id, now);
+        if self.queues[index].in_process.has(id) && !self.forged {
+            self.judge.taken_twice(index as u16, id, now);
         }
         let admin = self.is_admin(index);
         let size = self.queues[index].size;
@@ -134,57 +160,119 @@ impl Device {
             0 => 0,
             ms => now.saturating_add(ms.saturating_mul(1000)),
         };
-        self.queues[index].in_process.push_back(Taken {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.queues[index].in_process.take(Waiting {
+            token,
             buffer,
             due_us,
             mischief,
         });
     }
 
-    /// Finishes the buffers in process that are due, in order.
-    pub(super) fn finish_due(&mut self, index: usize, now_us: u64) {
+    /// Begins with the buffers in process that are due, in order.
+    pub(super) fn begin_due(&mut self, index: usize, now_us: u64) {
         while let Some(queue) = self.queues.get_mut(index) {
-            match queue.in_process.front() {
-                Some(taken) if taken.due_us <= now_us => {}
-                _ => return,
+            let Some((token, buffer, lie)) = queue.in_process.begin(now_us) else {
+                return;
+            };
+            if self.is_admin(index) {
+                let result = admin::process(&buffer, self.memory.memory());
+                self.finish(Completion {
+                    queue: index as u16,
+                    token,
+                    result,
+                });
+                continue;
             }
-            if let Some(taken) = queue.in_process.pop_front() {
-                self.finish(index, taken);
+            let request = Request {
+                queue: index as u16,
+                token,
+                buffer,
+                lie,
+            };
+            self.with_device(|device, cx| device.process(request, cx));
+        }
+    }
+
+    /// Begins with all buffers in process.
+    pub(super) fn begin_all(&mut self, index: usize) {
+        self.begin_due(index, HELD);
+        self.device.submit();
+    }
+
+    /// Has the device type do something, and puts what it has finished by then into the used rings.
+    pub(super) fn with_device(&mut self, act: impl FnOnce(&mut dyn DeviceType, &mut Context<'_>)) {
+        // Putting it there can't finish more.
+        let mut done = std::mem::take(&mut self.done);
+        let mut cx = Context {
+            mem: self.memory.memory(),
+            settings: &self.settings,
+            done: &mut done,
+        };
+        act(&mut *self.device, &mut cx);
+        for completion in done.drain(..) {
+            self.finish(completion);
+        }
+        self.done = done;
+    }
+
+    /// Puts what the threads of the device type have finished into the used rings, goes on with
+    /// the queues, and presents the suspended condition if it waited for that.
+    pub fn collect(&mut self) {
+        self.tick();
+        self.flush_violations();
+    }
+
+    pub(super) fn collect_done(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        let mut look = Vec::new();
+        if self.port.take(&mut done, &mut look) {
+            for completion in done.drain(..) {
+                if !look.contains(&completion.queue) {
+                    look.push(completion.queue);
+                }
+                self.finish(completion);
+            }
+        }
+        self.done = done;
+        for index in look.into_iter().map(usize::from) {
+            if index < self.queues.len() {
+                // Those that wait for their time stay where they are.
+                self.notify_used(index);
+                self.run_queue(index);
             }
         }
     }
 
-    /// Finishes all buffers in process, and puts them into the used ring.
-    pub(super) fn finish_in_process(&mut self, index: usize) {
-        self.finish_due(index, HELD);
-    }
-
-    /// Finishes a buffer.
-    fn finish(&mut self, index: usize, taken: Taken) {
-        let mem = self.dma.memory();
-        let result = if self.is_admin(index) {
-            admin::process(&taken.buffer, mem)
-        } else {
-            self.device
-                .process(index as u16, &taken.buffer, mem, &self.settings)
+    /// A request is finished: its buffer goes into the used ring.
+    fn finish(&mut self, completion: Completion) {
+        let index = usize::from(completion.queue);
+        let begun = self
+            .queues
+            .get_mut(index)
+            .and_then(|queue| queue.in_process.finish(completion.token));
+        let Some(begun) = begun else {
+            // Dropped by a reset.
+            return;
         };
-        let len = match result {
+        if self.overlay.is_gone() {
+            return;
+        }
+        let len = match completion.result {
             Ok(len) => len,
-            Err(error) => return self.device_error(index as u16, &error),
+            Err(error) => return self.device_error(completion.queue, &error),
         };
-        for (id, len) in self.used_entries(index, &taken, len) {
-            let buffer = Buffer {
-                id,
-                ..taken.buffer.clone()
-            };
-            let mem = self.dma.memory();
-            if let Err(error) = self.queues[index].push_used(mem, &buffer, len) {
+        for (id, len) in self.used_entries(index, &begun, len) {
+            let head = Head { id, ..begun.head };
+            let mem = self.memory.memory();
+            if let Err(error) = self.queues[index].push_used(mem, head, len) {
                 // What was never there can't be put anywhere: that is not the driver's fault.
-                if id != taken.buffer.id {
+                if id != begun.head.id {
                     debug!("queue {index}: ID {id} can't be used: {error}");
                     continue;
                 }
-                return self.device_error(index as u16, &error);
+                return self.device_error(completion.queue, &error);
             }
         }
         self.counters.buffers_used += 1;
@@ -211,7 +299,7 @@ impl Device {
 
     /// The available position of each queue, for the judge.
     pub(super) fn marks(&self) -> Vec<AvailMark> {
-        let mem = self.dma.memory();
+        let mem = self.memory.memory();
         self.queues
             .iter()
             .map(|queue| queue.ring.as_ref()?.avail_mark(mem).ok())

@@ -5,7 +5,7 @@
 use virtio::virtq::DescF;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Buffer, RingError, Segment};
+use super::{Buffer, Head, RingError, Segment, Segments};
 use crate::memory::Memory;
 
 /// Size of a descriptor in both layouts.
@@ -74,9 +74,10 @@ impl RawDesc {
 
 /// A chain while it is walked.
 pub struct Chain {
-    readable: Vec<Segment>,
-    writable: Vec<Segment>,
+    readable: Segments,
+    writable: Segments,
     total: u64,
+    writable_len: u64,
     limit: u16,
 }
 
@@ -84,9 +85,10 @@ impl Chain {
     /// A chain of a queue of `size` descriptors, which also bounds an indirect table's chain.
     pub fn new(size: u16) -> Self {
         Self {
-            readable: Vec::new(),
-            writable: Vec::new(),
+            readable: Segments::new(),
+            writable: Segments::new(),
             total: 0,
+            writable_len: 0,
             limit: size,
         }
     }
@@ -102,6 +104,7 @@ impl Chain {
         }
         let segment = Segment { addr, len };
         if flags & WRITE != 0 {
+            self.writable_len += u64::from(len);
             self.writable.push(segment);
         } else if self.writable.is_empty() {
             self.readable.push(segment);
@@ -114,8 +117,11 @@ impl Chain {
     /// The whole chain.
     pub fn finish(self, id: u16, descriptors: u16) -> Buffer {
         Buffer {
-            id,
-            descriptors,
+            head: Head {
+                id,
+                descriptors,
+                writable_len: self.writable_len,
+            },
             readable: self.readable,
             writable: self.writable,
         }

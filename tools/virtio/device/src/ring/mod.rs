@@ -7,6 +7,7 @@
 //! every walk is bounded by the queue size, and what breaks the format is a [`RingError`].
 
 use serde::Serialize;
+use smallvec::SmallVec;
 use thiserror::Error;
 use vm_memory::GuestMemoryError;
 
@@ -35,27 +36,29 @@ pub struct Segment {
     pub len: u32,
 }
 
-/// A buffer taken from a ring. It goes back with [`Ring::push_used`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Buffer {
+/// What a ring needs to know of a buffer to give it back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
     /// The buffer's ID; in a split ring the index of its head.
     pub id: u16,
     /// How many descriptors of the ring it takes.
     pub descriptors: u16,
-    /// What the device may read.
-    pub readable: Vec<Segment>,
-    /// What the device may write.
-    pub writable: Vec<Segment>,
+    /// How many bytes the device may write; a chain is at most 4 GiB.
+    pub writable_len: u64,
 }
 
-impl Buffer {
-    /// How many bytes the device may write; a chain is at most 4 GiB.
-    pub fn writable_len(&self) -> u64 {
-        self.writable
-            .iter()
-            .map(|segment| u64::from(segment.len))
-            .sum()
-    }
+/// Pieces of a buffer; most buffers have few, and need no allocation.
+pub type Segments = SmallVec<[Segment; 4]>;
+
+/// A buffer taken from a ring. Its head goes back with [`Ring::push_used`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buffer {
+    /// What the ring needs to know of it.
+    pub head: Head,
+    /// What the device may read.
+    pub readable: Segments,
+    /// What the device may write.
+    pub writable: Segments,
 }
 
 /// Something in the ring that a driver may not put there.
@@ -150,7 +153,7 @@ pub trait Ring: Send {
     fn pop(&mut self, mem: &Memory) -> Result<Option<Buffer>, RingError>;
 
     /// Gives a buffer back, with `len` bytes written into it.
-    fn push_used(&mut self, mem: &Memory, buffer: &Buffer, len: u32) -> Result<(), RingError>;
+    fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError>;
 
     /// Whether the driver wants a used-buffer notification for what was given back since the last
     /// call.
@@ -158,6 +161,9 @@ pub trait Ring: Send {
 
     /// Asks the driver to notify the next available buffer; true if there is one already.
     fn arm(&mut self, mem: &Memory) -> Result<bool, RingError>;
+
+    /// Lets the driver know that it need not notify available buffers, until [`Ring::arm`].
+    fn disarm(&mut self, mem: &Memory) -> Result<(), RingError>;
 
     /// A number that changes when the driver makes a buffer available, and only then (for the
     /// judge's D4). Reads the ring, changes nothing.

@@ -10,7 +10,7 @@ use virtio::RingEventFlags;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{Chain, RawDesc, AVAIL, DESC_SIZE, INDIRECT, NEXT, USED, WRITE};
-use super::{check_area, Buffer, Layout, Position, Ring, RingError, MAX_QUEUE_SIZE};
+use super::{check_area, Buffer, Head, Layout, Position, Ring, RingError, MAX_QUEUE_SIZE};
 use crate::memory::Memory;
 
 const EVENT_SIZE: u64 = std::mem::size_of::<EventSuppress>() as u64;
@@ -165,15 +165,16 @@ impl Ring for PackedRing {
             return Ok(None);
         }
         let buffer = self.chain(mem)?;
-        self.avail.advance(buffer.descriptors, self.layout.size);
-        self.taken = self.taken.wrapping_add(buffer.descriptors.into());
+        let descriptors = buffer.head.descriptors;
+        self.avail.advance(descriptors, self.layout.size);
+        self.taken = self.taken.wrapping_add(descriptors.into());
         Ok(Some(buffer))
     }
 
-    fn push_used(&mut self, mem: &Memory, buffer: &Buffer, len: u32) -> Result<(), RingError> {
+    fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError> {
         let slot = self.slot(self.used.index);
         let field = |offset| GuestAddress(slot.wrapping_add(offset));
-        mem.write_obj(buffer.id.to_le_bytes(), field(ID))?;
+        mem.write_obj(head.id.to_le_bytes(), field(ID))?;
         mem.write_obj(len.to_le_bytes(), field(LEN))?;
         let mut flags = if self.used.wrap { AVAIL | USED } else { 0 };
         if len != 0 {
@@ -181,10 +182,8 @@ impl Ring for PackedRing {
         }
         // The flags say that the rest is there.
         mem.store(flags.to_le(), field(FLAGS), Ordering::Release)?;
-        self.used.advance(buffer.descriptors, self.layout.size);
-        self.used_since = self
-            .used_since
-            .saturating_add(u32::from(buffer.descriptors));
+        self.used.advance(head.descriptors, self.layout.size);
+        self.used_since = self.used_since.saturating_add(u32::from(head.descriptors));
         Ok(())
     }
 
@@ -224,6 +223,13 @@ impl Ring for PackedRing {
         )?;
         fence(Ordering::SeqCst);
         self.is_available(mem, self.avail)
+    }
+
+    fn disarm(&mut self, mem: &Memory) -> Result<(), RingError> {
+        let flags = GuestAddress(self.layout.device.wrapping_add(EVENT_FLAGS));
+        let disable = RingEventFlags::Disable as u16;
+        mem.store(disable.to_le(), flags, Ordering::Relaxed)?;
+        Ok(())
     }
 
     fn avail_mark(&self, mem: &Memory) -> Result<u32, RingError> {

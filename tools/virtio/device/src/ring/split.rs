@@ -13,7 +13,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{Chain, RawDesc, DESC_SIZE, INDIRECT, NEXT};
-use super::{check_area, Buffer, Layout, Position, Ring, RingError};
+use super::{check_area, Buffer, Head, Layout, Position, Ring, RingError};
 use crate::memory::Memory;
 
 const NO_INTERRUPT: u16 = AvailF::NO_INTERRUPT.bits().to_ne();
@@ -118,16 +118,16 @@ impl Ring for SplitRing {
         Ok(Some(buffer))
     }
 
-    fn push_used(&mut self, mem: &Memory, buffer: &Buffer, len: u32) -> Result<(), RingError> {
+    fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError> {
         let size = self.queue.size();
-        if buffer.id < size {
-            return Ok(self.queue.add_used(mem, buffer.id, len)?);
+        if head.id < size {
+            return Ok(self.queue.add_used(mem, head.id, len)?);
         }
         // Only on request: an ID that can't be, which virtio-queue does not put into a ring.
         let next = self.queue.next_used();
         let ring = self.layout.device + 4;
         let element = GuestAddress(ring + 8 * u64::from(next % size));
-        mem.store(u32::from(buffer.id).to_le(), element, Ordering::Relaxed)?;
+        mem.store(u32::from(head.id).to_le(), element, Ordering::Relaxed)?;
         mem.store(len.to_le(), GuestAddress(element.0 + 4), Ordering::Relaxed)?;
         let next = next.wrapping_add(1);
         mem.store(
@@ -156,6 +156,10 @@ impl Ring for SplitRing {
 
     fn arm(&mut self, mem: &Memory) -> Result<bool, RingError> {
         Ok(self.queue.enable_notification(mem)?)
+    }
+
+    fn disarm(&mut self, mem: &Memory) -> Result<(), RingError> {
+        Ok(self.queue.disable_notification(mem)?)
     }
 
     fn avail_mark(&self, mem: &Memory) -> Result<u32, RingError> {

@@ -23,27 +23,27 @@ fn chains_come_and_go_in_order_across_many_wraps() {
             let a = driver.add(mem, &[(0x8000, 4, false), (0x8100, 16, true)], false);
             let b = driver.add(mem, &[(0x8200, round + 1, true)], false);
             let first = ring.pop(mem).unwrap().unwrap();
-            assert_eq!((first.id, first.descriptors), (a, 2));
+            assert_eq!((first.head.id, first.head.descriptors), (a, 2));
             assert_eq!(
-                first.readable,
+                first.readable[..],
                 [Segment {
                     addr: 0x8000,
                     len: 4
                 }]
             );
             assert_eq!(
-                first.writable,
+                first.writable[..],
                 [Segment {
                     addr: 0x8100,
                     len: 16
                 }]
             );
             let second = ring.pop(mem).unwrap().unwrap();
-            assert_eq!(second.writable_len(), u64::from(round) + 1);
+            assert_eq!(second.head.writable_len, u64::from(round) + 1);
             assert_eq!(ring.pop(mem).unwrap(), None);
             assert_eq!(driver.used(mem), None);
-            ring.push_used(mem, &first, 16).unwrap();
-            ring.push_used(mem, &second, 0).unwrap();
+            ring.push_used(mem, first.head, 16).unwrap();
+            ring.push_used(mem, second.head, 0).unwrap();
             assert_eq!(driver.used(mem), Some((a, 16)));
             assert_eq!(driver.used(mem), Some((b, 0)));
             assert_eq!(driver.used(mem), None);
@@ -58,7 +58,7 @@ fn indirect_chains() {
         let pieces: Vec<_> = (0..8).map(|i| (0x8000 + i * 16, 16, i > 2)).collect();
         let id = driver.add(mem, &pieces, true);
         let buffer = ring.pop(mem).unwrap().unwrap();
-        assert_eq!((buffer.id, buffer.descriptors), (id, 1));
+        assert_eq!((buffer.head.id, buffer.head.descriptors), (id, 1));
         assert_eq!((buffer.readable.len(), buffer.writable.len()), (3, 5));
 
         let mut layout = driver.layout();
@@ -93,7 +93,7 @@ fn the_mark_moves_when_a_buffer_is_made_available() {
         let before = ring.avail_mark(mem).unwrap();
         let buffer = ring.pop(mem).unwrap().unwrap();
         assert_eq!(ring.avail_mark(mem).unwrap(), before);
-        ring.push_used(mem, &buffer, 4).unwrap();
+        ring.push_used(mem, buffer.head, 4).unwrap();
         assert_eq!(ring.avail_mark(mem).unwrap(), before);
     });
 }
@@ -108,7 +108,7 @@ fn notifications_are_sent_when_wanted() {
             let mut round = |driver: &mut Driver| {
                 driver.add(mem, &[(0x8000, 4, true)], false);
                 let buffer = ring.pop(mem).unwrap().unwrap();
-                ring.push_used(mem, &buffer, 4).unwrap();
+                ring.push_used(mem, buffer.head, 4).unwrap();
                 let notify = ring.needs_notification(mem).unwrap();
                 driver.used(mem).unwrap();
                 notify
@@ -153,7 +153,7 @@ fn arming_asks_for_the_next_buffer_and_sees_one_that_is_there() {
                 driver.add(mem, &[(0x8000, 4, true)], false);
                 assert!(ring.arm(mem).unwrap());
                 let buffer = ring.pop(mem).unwrap().unwrap();
-                ring.push_used(mem, &buffer, 4).unwrap();
+                ring.push_used(mem, buffer.head, 4).unwrap();
                 driver.used(mem).unwrap();
             }
         });
@@ -353,9 +353,9 @@ proptest! {
                     popped += 1;
                     let pieces = buffer.readable.len() + buffer.writable.len();
                     prop_assert!(pieces <= usize::from(driver.size));
-                    prop_assert!(buffer.descriptors <= driver.size);
-                    prop_assert!(buffer.descriptors >= 1);
-                    let _ = ring.push_used(&mem, &buffer, 7);
+                    prop_assert!(buffer.head.descriptors <= driver.size);
+                    prop_assert!(buffer.head.descriptors >= 1);
+                    let _ = ring.push_used(&mem, buffer.head, 7);
                     let _ = ring.needs_notification(&mem);
                 }
                 Ok(None) => {
@@ -384,10 +384,10 @@ proptest! {
             let pieces: Vec<_> = (0..pieces as u64).map(|i| (0x8000 + i, 1, true)).collect();
             let id = driver.add(&mem, &pieces, indirect);
             let buffer = ring.pop(&mem).unwrap().unwrap();
-            prop_assert_eq!(buffer.id, id);
+            prop_assert_eq!(buffer.head.id, id);
             prop_assert_eq!(buffer.writable.len(), pieces.len());
             prop_assert!(ring.pop(&mem).unwrap().is_none());
-            ring.push_used(&mem, &buffer, len.into()).unwrap();
+            ring.push_used(&mem, buffer.head, len.into()).unwrap();
             prop_assert_eq!(driver.used(&mem), Some((id, len.into())));
             prop_assert_eq!(driver.used(&mem), None);
         }
