@@ -4,11 +4,9 @@
 //! Virtqueues" and "Device groups"): a driver can ask which commands there are, and there are none
 //! besides.
 
-use vm_memory::{Bytes, GuestAddress};
-
 use crate::kind::ProcessError;
 use crate::memory::Memory;
-use crate::ring::{Buffer, Segment};
+use crate::ring::{Buffer, Cursor};
 
 /// VIRTIO_ADMIN_CMD_LIST_QUERY
 const LIST_QUERY: u16 = 0x0;
@@ -49,48 +47,28 @@ fn execute(command: &[u8]) -> (u16, u16, Option<u64>) {
     }
 }
 
-/// Reads at most `most` bytes of the segments.
-fn gather(mem: &Memory, segments: &[Segment], most: usize) -> Result<Vec<u8>, ProcessError> {
-    let mut bytes = Vec::new();
-    for segment in segments {
-        let len = (segment.len as usize).min(most - bytes.len());
-        let begin = bytes.len();
-        bytes.resize(begin + len, 0);
-        mem.read_slice(&mut bytes[begin..], GuestAddress(segment.addr))?;
-    }
-    Ok(bytes)
-}
-
-/// Writes as much as fits into the segments; returns how much that was.
-fn scatter(mem: &Memory, segments: &[Segment], bytes: &[u8]) -> Result<u32, ProcessError> {
-    let mut rest = bytes;
-    for segment in segments {
-        let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
-        mem.write_slice(now, GuestAddress(segment.addr))?;
-        rest = later;
-    }
-    Ok((bytes.len() - rest.len()) as u32)
-}
-
 /// Executes the command in a buffer; returns how many bytes were written.
 pub fn process(buffer: &Buffer, mem: &Memory) -> Result<u32, ProcessError> {
-    let command = gather(mem, &buffer.readable, HEADER + DATA)?;
-    let (status, qualifier, result) = execute(&command);
+    let mut command = [0; HEADER + DATA];
+    let len = Cursor::new(&buffer.readable).read(mem, &mut command)?;
+    let (status, qualifier, result) = execute(&command[..len]);
     let mut answer = vec![0; STATUS];
     answer[..2].copy_from_slice(&status.to_le_bytes());
     answer[2..4].copy_from_slice(&qualifier.to_le_bytes());
     if let Some(result) = result {
         answer.extend(result.to_le_bytes());
     }
-    scatter(mem, &buffer.writable, &answer)
+    Ok(Cursor::new(&buffer.writable).write(mem, &answer)? as u32)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
     use crate::ring::testing::{memory, END};
+    use crate::ring::Segment;
 
     fn command(opcode: u16, data: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER];

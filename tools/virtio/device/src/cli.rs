@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::blk;
 use crate::fault::{self, Fault, Faults};
 use crate::features::Offer;
 use crate::kind::{Kind, Options};
@@ -27,6 +28,11 @@ const EXAMPLES: &str = r#"Examples:
   What the driver did wrong, and how often:
 
     grep '"event":"violation"' rng.jsonl; tail -n 1 rng.jsonl
+
+  A disk of 1 GiB with 4 queues that keeps its data in a file, without DISCARD:
+
+    virtio-test-device --socket /tmp/blk.sock --type blk --backing disk.img --size 1G \
+      --queues 4 --queue-size 128 --without discard --blk serial=disk7
 
   A device as of the 2023 draft, with packed rings, that takes 200 ms to suspend:
 
@@ -138,7 +144,11 @@ fn queue_size(text: &str) -> Result<u16, String> {
 
 /// Examples and faults.
 fn after_help() -> String {
-    format!("{EXAMPLES}\n\n{}", fault::help())
+    format!(
+        "{EXAMPLES}\n\n{}\n\n{}",
+        blk::options::help(),
+        fault::help()
+    )
 }
 
 impl Args {

@@ -18,6 +18,7 @@
 //! * V4: a configuration change waits in `config_held` until after the resume.
 //! * V5: a suspend either happens or ends in DEVICE_NEEDS_RESET, except for the draft's refusal.
 
+use std::io;
 use std::time::Instant;
 
 use log::debug;
@@ -133,19 +134,20 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device of type `kind`, which `device` is, with queues of at most `queue_size` descriptors.
+    /// A device of type `kind`, which `device` is, with queues of at most `queue_size` descriptors;
+    /// an error if its threads can't be started.
     pub fn new(
         kind: Kind,
         mut device: Box<dyn DeviceType>,
         settings: Settings,
         queue_size: u16,
         events: Events,
-    ) -> Self {
+    ) -> io::Result<Self> {
         // One vector for each queue, the administration queue included, and one for configuration
         // changes.
         let vectors = device.max_queues() + 2;
         let port = Port::default();
-        device.attach(port.clone());
+        device.attach(port.clone())?;
         let mut this = Self {
             kind,
             pci: ConfigSpace::new(device.id().into(), device.class(), vectors),
@@ -187,7 +189,7 @@ impl Device {
         };
         this.offer();
         this.clear();
-        this
+        Ok(this)
     }
 
     /// How many MSI-X vectors it has.

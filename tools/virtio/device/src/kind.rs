@@ -3,6 +3,7 @@
 //! What a device type implements; everything else is the same for all of them.
 
 use std::error::Error;
+use std::io;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use thiserror::Error;
 use vm_memory::GuestMemoryError;
 
+use crate::blk::{self, request::Malformed};
 use crate::features::FeatureSet;
 use crate::memory::Memory;
 use crate::port::Port;
@@ -24,17 +26,30 @@ pub enum Kind {
     /// Entropy device.
     #[default]
     Rng,
+    /// Block device.
+    Blk,
 }
 
 /// The options of the device types.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Options {}
+#[group(skip)]
+pub struct Options {
+    /// Of a block device.
+    #[command(flatten)]
+    pub blk: blk::Options,
+}
 
 impl Kind {
-    /// A device of this type; an error if its options ask for what can't be.
-    pub fn build(self, _options: &Options) -> Result<Box<dyn DeviceType>, Box<dyn Error>> {
+    /// A device of this type, whose queues have at most `queue_size` descriptors; an error if its
+    /// options ask for what can't be.
+    pub fn build(
+        self,
+        options: &Options,
+        queue_size: u16,
+    ) -> Result<Box<dyn DeviceType>, Box<dyn Error>> {
         Ok(match self {
             Self::Rng => Box::new(Rng::default()),
+            Self::Blk => Box::new(options.blk.build(queue_size)?),
         })
     }
 }
@@ -46,6 +61,9 @@ pub enum ProcessError {
     /// A segment where no memory is.
     #[error("the buffer is not in guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
+    /// A block request that has no answer.
+    #[error(transparent)]
+    Block(#[from] Malformed),
     /// The host gives no random bytes.
     #[error("the host has no random bytes: {0}")]
     Entropy(getrandom::Error),
@@ -130,8 +148,10 @@ pub trait DeviceType: Send {
         false
     }
 
-    /// The device is there; `port` is for the threads.
-    fn attach(&mut self, _port: Port) {}
+    /// The device is there; `port` is for the threads, which are to be started.
+    fn attach(&mut self, _port: Port) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Reads device configuration; `data` comes zeroed.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}

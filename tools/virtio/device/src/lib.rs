@@ -18,7 +18,7 @@
 //! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
 //! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
 //! | [`kind`], [`port`] | what a device type implements; how its threads reach the device |
-//! | [`rng`] | the entropy device |
+//! | [`rng`], [`blk`] | the entropy device; the block device |
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
 //! | [`admin`] | the administration virtqueue |
 //! | [`fault`], [`fuzz`], [`timers`], [`random`] | misbehaving on request, and at random |
@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod blk;
 pub mod cli;
 pub mod common;
 pub mod counters;

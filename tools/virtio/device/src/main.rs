@@ -18,8 +18,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         Some(path) => Events::open(path)?,
         None => Events::none(),
     };
-    let kind = args.kind.build(&args.options)?;
-    let device = Device::new(args.kind, kind, args.settings(), args.queue_size, events);
+    let kind = args.kind.build(&args.options, args.queue_size)?;
+    let device = Device::new(args.kind, kind, args.settings(), args.queue_size, events)?;
     server::serve(device, &args.socket, args.once)?;
     Ok(())
 }

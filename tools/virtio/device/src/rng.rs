@@ -3,11 +3,9 @@
 //! The entropy device (VIRTIO 1.4, "Entropy Device"): one queue of device-writable buffers, no
 //! configuration, no features.
 
-use vm_memory::{Bytes, GuestAddress};
-
 use crate::kind::{Completion, Context, DeviceType, ProcessError, Request};
 use crate::memory::Memory;
-use crate::ring::Buffer;
+use crate::ring::{Buffer, Cursor};
 use crate::settings::{DataKind, Settings};
 
 /// Most bytes put into one buffer, however large it is: a driver that wants more comes again.
@@ -44,15 +42,7 @@ impl Rng {
             DataKind::Random => getrandom::fill(&mut data).map_err(ProcessError::Entropy)?,
             DataKind::Counter => self.count(&mut data),
         }
-        let mut rest = &data[..];
-        for segment in &buffer.writable {
-            let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
-            mem.write_slice(now, GuestAddress(segment.addr))?;
-            rest = later;
-            if rest.is_empty() {
-                break;
-            }
-        }
+        Cursor::new(&buffer.writable).write(mem, &data)?;
         Ok(total)
     }
 }
@@ -86,6 +76,8 @@ impl DeviceType for Rng {
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
     use crate::ring::{Head, Segment};
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Holds the offsets of the common configuration structure against `virtio-spec`'s, whose fields
+//! Holds the offsets of the configuration structures against `virtio-spec`'s, whose fields
 //! are private: only its volatile accessors know where they are.
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
+use virtio::blk::{Config, ConfigVolatileFieldAccess, TopologyVolatileFieldAccess};
 use virtio::pci::{CommonCfg, CommonCfgVolatileFieldAccess};
+use virtio_test_device::blk::config::field;
 use virtio_test_device::common::reg;
 use volatile::VolatilePtr;
 
@@ -48,5 +50,45 @@ fn registers_are_where_virtio_spec_has_them() {
         queue_reset: QUEUE_RESET,
         admin_queue_index: ADMIN_QUEUE_INDEX,
         admin_queue_num: ADMIN_QUEUE_NUM,
+    }
+}
+
+#[test]
+fn block_configuration_is_where_virtio_spec_has_it() {
+    let mut memory = MaybeUninit::<Config>::zeroed();
+    let base = NonNull::from(&mut memory).cast::<Config>();
+    // SAFETY: As above: `memory` is large enough, aligned, zeroed, which every field of integers
+    // allows, alive and not used in another way, and only addresses are taken.
+    let config = unsafe { VolatilePtr::new(base) };
+    let start = base.as_ptr() as usize;
+    macro_rules! check {
+        ($($($path:ident).+: $field:ident,)*) => {
+            $(
+                let address = config$(.$path())+.as_raw_ptr().as_ptr() as *const u8 as usize;
+                assert_eq!(address - start, field::$field, stringify!($field));
+            )*
+        };
+    }
+    check! {
+        capacity: CAPACITY,
+        size_max: SIZE_MAX,
+        seg_max: SEG_MAX,
+        blk_size: BLK_SIZE,
+        topology.physical_block_exp: PHYSICAL_BLOCK_EXP,
+        topology.alignment_offset: ALIGNMENT_OFFSET,
+        topology.min_io_size: MIN_IO_SIZE,
+        topology.opt_io_size: OPT_IO_SIZE,
+        writeback: WRITEBACK,
+        num_queues: NUM_QUEUES,
+        max_discard_sectors: MAX_DISCARD_SECTORS,
+        max_discard_seg: MAX_DISCARD_SEG,
+        discard_sector_alignment: DISCARD_SECTOR_ALIGNMENT,
+        max_write_zeroes_sectors: MAX_WRITE_ZEROES_SECTORS,
+        max_write_zeroes_seg: MAX_WRITE_ZEROES_SEG,
+        write_zeroes_may_unmap: WRITE_ZEROES_MAY_UNMAP,
+        max_secure_erase_sectors: MAX_SECURE_ERASE_SECTORS,
+        max_secure_erase_seg: MAX_SECURE_ERASE_SEG,
+        secure_erase_sector_alignment: SECURE_ERASE_SECTOR_ALIGNMENT,
+        zoned: END,
     }
 }

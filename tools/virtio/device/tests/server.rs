@@ -295,6 +295,8 @@ fn help_has_examples() {
         "memory-backend-memfd",
         "--fault",
         "--fuzz",
+        "--backing",
+        "write-zeroes",
         "suspend-late[=MS]",
         "needs-reset-MOMENT",
         "while-suspended[=MS]",

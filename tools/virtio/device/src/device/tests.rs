@@ -52,7 +52,8 @@ impl Guest {
             settings,
             SIZE,
             Events::none(),
-        );
+        )
+        .unwrap();
         device.clock = Clock::Manual(0);
         let file = TempFile::new().unwrap().into_file();
         file.set_len(END).unwrap();

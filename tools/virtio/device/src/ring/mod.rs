@@ -14,6 +14,7 @@ use vm_memory::GuestMemoryError;
 use crate::memory::Memory;
 
 mod chain;
+pub mod cursor;
 pub mod packed;
 pub mod split;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use cursor::Cursor;
 pub use packed::PackedRing;
 pub use split::SplitRing;
 
