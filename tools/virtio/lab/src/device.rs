@@ -42,6 +42,14 @@ pub fn default_pair() -> Vec<Spec> {
         .into()
 }
 
+/// Those of the kselftests: the pair, and a disk.
+pub fn of_selftests() -> Vec<Spec> {
+    let disk = "--type blk --size 64M --queues 2 --queue-size 128";
+    let mut specs = default_pair();
+    specs.push(Spec(disk.split(' ').map(String::from).collect()));
+    specs
+}
+
 /// The devices of one guest.
 pub struct Devices(Vec<Device>);
 

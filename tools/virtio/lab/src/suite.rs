@@ -17,7 +17,7 @@ use crate::ktap::{self, Verdict};
 use crate::process::output_of;
 use crate::scenario::{self, Scenario};
 use crate::tree::Tree;
-use crate::{makefile, modules, rust};
+use crate::{device, makefile, modules, rust};
 use anyhow::{ensure, Context, Result};
 use glob::Pattern;
 use serde::Deserialize;
@@ -251,6 +251,7 @@ fn selftests(
     config.deadline = guest::BOOT * slowness
         + Duration::from_secs(timeout_s + 5) * u32::try_from(tests.len())?
         + LEAK_CHECK;
+    config.devices = device::of_selftests();
     println!("booting a guest with Linux {}", kernel.release);
 
     let mut running = String::from("guest");
@@ -323,11 +324,18 @@ fn one_boot(
     config.deadline = (guest::BOOT + scenario.within) * kernel.flavour.slowness();
     let job = Job::Command(scenario.command());
     let mut printed = Vec::new();
-    let outcome = guest::run(tree, kernel, scenario.name, &config, &job, |line, devices| {
-        println!("            {line}");
-        scenario.on_line(line, &mut printed, devices);
-        Ok(())
-    })?;
+    let outcome = guest::run(
+        tree,
+        kernel,
+        scenario.name,
+        &config,
+        &job,
+        |line, devices| {
+            println!("            {line}");
+            scenario.on_line(line, &mut printed, devices);
+            Ok(())
+        },
+    )?;
     match scenario.judge(&printed, &outcome) {
         Ok(()) => tally.add(&test, scenario.what, Verdict::Passed),
         Err(error) => {
