@@ -451,13 +451,13 @@ impl<T: Driver + 'static> Adapter<T> {
         // with its lock held.
         let dev = unsafe { Self::core(vdev) };
 
-        if dev.status() != Status::ALL_ONES {
-            // SAFETY: The device is valid, and the context may sleep.
-            unsafe { bindings::virtio_device_shutdown(vdev) };
-        } else {
-            // As in `stop`: the reset of a device that is gone would be waited for for ever.
+        if dev.status() == Status::ALL_ONES {
+            // As in `stop`: it is gone, and its reset would never end.
             dev.break_queues();
             dev.synchronize_callbacks();
+        } else {
+            // SAFETY: The device is valid, and the context may sleep.
+            unsafe { bindings::virtio_device_shutdown(vdev) };
         }
     }
 
