@@ -62,12 +62,13 @@ def change_while_suspended():
     wait_for(lambda: dev.mailbox.counters()["config_notifications"] == 1, "the notification")
     # Long enough for an interrupt to arrive.
     time.sleep(0.3)
-    expect(dev.mailbox.status_log(), ["r0f", "w1f", "r1b"], "accesses until the resume")
+    log = dev.mailbox.status_log()
+    expect(log.count("r1b"), 1, "reads of the status after the device was suspended")
     dev.mailbox.set(faults=[])
     dev.request("resume")
-    # The driver reads its status, because that may be what has changed.
-    expected = ["r0f", "w1f", "r1b", "r1b", "w1f", "r0f", "r0f"]
-    wait_for(lambda: dev.mailbox.status_log() == expected, "the status is read")
+    # One read is of the resume. The driver reads the status once more, because that may be what
+    # has changed.
+    wait_for(lambda: dev.mailbox.status_log()[-2:] == ["r0f", "r0f"], "the status is read")
     works(dev)
 
 
