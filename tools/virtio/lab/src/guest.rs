@@ -59,6 +59,8 @@ pub enum Terminal {
 pub struct Config {
     pub accel: Accel,
     pub devices: Vec<Spec>,
+    /// More arguments of QEMU.
+    pub qemu: Vec<String>,
     /// When the guest is stopped; an interactive one is not.
     pub deadline: Duration,
     /// Index of our modules.
@@ -75,6 +77,7 @@ impl Config {
                 true => device::default_pair(),
                 false => devices,
             },
+            qemu: Vec::new(),
             deadline: Duration::from_secs(120),
             modules: None,
             terminal: Terminal::Lines,
@@ -210,6 +213,7 @@ fn boot(
             r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{socket}"}}}}"#
         ));
     }
+    qemu.args(&config.qemu);
     let log = run.join("qemu.log");
     qemu.stderr(fs::File::create(&log).context("can't write the log of QEMU")?);
     let in_time = match config.terminal {

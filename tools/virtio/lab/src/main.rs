@@ -73,6 +73,10 @@ enum Cmd {
         #[arg(long = "device", value_name = "ARGS")]
         devices: Vec<device::Spec>,
 
+        /// More arguments of QEMU, divided by white space; may be repeated.
+        #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+        qemu: Vec<String>,
+
         /// Leave out the modules: the kernel's own drivers bind to the devices.
         #[arg(long)]
         stock_drivers: bool,
@@ -152,6 +156,7 @@ fn host(cli: Cli) -> Result<u8> {
         }
         Cmd::Guest {
             devices,
+            qemu,
             stock_drivers,
             deadline,
             command,
@@ -162,6 +167,10 @@ fn host(cli: Cli) -> Result<u8> {
             };
             config.accel = cli.accel;
             config.deadline = Duration::from_secs(deadline);
+            config.qemu = qemu
+                .iter()
+                .flat_map(|args| args.split_whitespace().map(str::to_string))
+                .collect();
             let job = init::Job::Command(command);
             let outcome = guest::run(&tree, &kernel, "guest", &config, &job, print)?;
             outcome.report();
