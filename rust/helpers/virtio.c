@@ -92,6 +92,59 @@ size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size)
 	return array_index_nospec(index, size);
 }
 
+void rust_virtio_helper_ida_init(struct ida *ida)
+{
+	ida_init(ida);
+}
+
+void rust_virtio_helper_rq_set_special_payload(struct request *rq, void *payload,
+					       unsigned int len)
+{
+	bvec_set_virt(&rq->special_vec, payload, len);
+	rq->rq_flags |= RQF_SPECIAL_PAYLOAD;
+}
+
+void rust_virtio_helper_rq_free_special_payload(struct request *rq)
+{
+	kfree(bvec_virt(&rq->special_vec));
+	rq->rq_flags &= ~RQF_SPECIAL_PAYLOAD;
+}
+
+bool rust_virtio_helper_blk_mq_add_to_batch(struct request *rq, struct io_comp_batch *iob,
+					    bool is_error,
+					    void (*complete)(struct io_comp_batch *))
+{
+	return blk_mq_add_to_batch(rq, iob, is_error, complete);
+}
+
+unsigned short rust_virtio_helper_blk_rq_nr_discard_segments(struct request *rq)
+{
+	return blk_rq_nr_discard_segments(rq);
+}
+
+struct queue_limits rust_virtio_helper_queue_limits_start_update(struct request_queue *q)
+{
+	return queue_limits_start_update(q);
+}
+
+sector_t rust_virtio_helper_get_capacity(struct gendisk *disk)
+{
+	return get_capacity(disk);
+}
+
+struct gendisk *rust_virtio_helper_dev_to_disk(struct device *dev)
+{
+	return dev_to_disk(dev);
+}
+
+void rust_virtio_helper_hd_geometry_set(struct hd_geometry *geo, unsigned char heads,
+					unsigned char sectors, unsigned short cylinders)
+{
+	geo->heads = heads;
+	geo->sectors = sectors;
+	geo->cylinders = cylinders;
+}
+
 void rust_virtio_helper_trace_virtio_suspend_transition(struct virtio_device *vdev, u8 from,
 							u8 to, int error)
 {

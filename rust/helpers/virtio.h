@@ -10,7 +10,11 @@
 #ifndef _RUST_HELPERS_VIRTIO_H
 #define _RUST_HELPERS_VIRTIO_H
 
+#include <linux/blk-mq.h>
 #include <linux/completion.h>
+#include <linux/dma-mapping.h>
+#include <linux/hdreg.h>
+#include <linux/idr.h>
 #include <linux/virtio.h>
 #include <linux/workqueue.h>
 
@@ -29,6 +33,25 @@ void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t
 bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigned long delay);
 void rust_virtio_helper_reinit_completion(struct completion *x);
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
+
+void rust_virtio_helper_ida_init(struct ida *ida);
+
+void rust_virtio_helper_rq_set_special_payload(struct request *rq, void *payload,
+					       unsigned int len);
+void rust_virtio_helper_rq_free_special_payload(struct request *rq);
+bool rust_virtio_helper_blk_mq_add_to_batch(struct request *rq, struct io_comp_batch *iob,
+					    bool is_error,
+					    void (*complete)(struct io_comp_batch *));
+unsigned short rust_virtio_helper_blk_rq_nr_discard_segments(struct request *rq);
+struct queue_limits rust_virtio_helper_queue_limits_start_update(struct request_queue *q);
+sector_t rust_virtio_helper_get_capacity(struct gendisk *disk);
+struct gendisk *rust_virtio_helper_dev_to_disk(struct device *dev);
+void rust_virtio_helper_hd_geometry_set(struct hd_geometry *geo, unsigned char heads,
+					unsigned char sectors, unsigned short cylinders);
+
+/* For bindgen, which does not evaluate what these macros stand for; Kbuild takes the prefix off. */
+static const size_t RUST_VIRTIO_CONST_HELPER_ARCH_DMA_MINALIGN = ARCH_DMA_MINALIGN;
+static const blk_features_t RUST_VIRTIO_CONST_HELPER_BLK_FEAT_WRITE_CACHE = BLK_FEAT_WRITE_CACHE;
 
 void rust_virtio_helper_trace_virtio_suspend_transition(struct virtio_device *vdev, u8 from,
 							u8 to, int error);

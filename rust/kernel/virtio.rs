@@ -43,6 +43,8 @@ mod bindings {
 }
 
 // The paths are needed because this file is the root of a crate. Upstream it would be a module.
+#[path = "virtio/blk.rs"]
+pub mod blk;
 #[path = "virtio/buffer.rs"]
 mod buffer;
 #[path = "virtio/config.rs"]
@@ -66,6 +68,7 @@ pub mod sync;
 
 pub use self::buffer::{
     Buffer,
+    Parts,
     Token, //
 };
 pub use self::device::Device;
@@ -78,6 +81,7 @@ pub use self::driver::{
 pub use self::features::Feature;
 pub use self::queue::{
     AddError,
+    Kick,
     Used,
     VirtQueue,
     VirtQueueGuard,

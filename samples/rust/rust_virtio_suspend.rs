@@ -61,7 +61,7 @@ impl Driver for SampleDriver {
 
     fn probe<'bound>(dev: &'bound Device<Core<'_>>) -> impl PinInit<SampleData, Error> + 'bound {
         let mut queues = dev.virtqueues();
-        let queue = queues.add(c"input")?;
+        let queue = queues.add(fmt!("input"))?;
         queues.find()?;
         Ok(SampleData { queue })
     }

@@ -303,7 +303,7 @@ impl Driver for RngDriver {
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             let mut queues = dev.virtqueues();
-            let input = queues.add(c"input")?;
+            let input = queues.add(fmt!("input"))?;
             queues.find()?;
 
             let entropy = Entropy::new(input)?;

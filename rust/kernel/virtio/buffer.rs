@@ -2,7 +2,13 @@
 
 //! Buffers: what a virtqueue carries.
 
-use core::ptr::NonNull;
+use core::{
+    mem::MaybeUninit,
+    ptr::{
+        null_mut,
+        NonNull, //
+    },
+};
 
 use kernel::{
     alloc::Flags,
@@ -25,12 +31,11 @@ use crate::bindings;
 /// Implementers must guarantee that
 ///
 /// - [`from_raw`](Token::from_raw) gives back the token that [`into_raw`](Token::into_raw) took,
-/// - the memory told by [`readable`](Token::readable) and [`writable`](Token::writable) is owned
-///   by the token, lies in the kernel's linear mapping (never on a stack, never from vmalloc) and
-///   shares no cache line of DMA with other data; the two don't overlap, and are the same each
-///   time,
-/// - neither that memory moves or is freed nor a reference into it exists between `into_raw` and
-///   `from_raw`.
+/// - the memory told by [`parts`](Token::parts) is owned by the token, can be mapped for DMA (never
+///   on a stack, never from vmalloc), and what the device writes shares no cache line of DMA with
+///   other data; the parts don't overlap, and are the same each time,
+/// - neither that memory, nor the scatterlists that are told, move or are freed, nor a reference
+///   into the memory exists, between `into_raw` and `from_raw`.
 ///
 /// A token may be dropped in any context.
 pub unsafe trait Token: Sized + Send + 'static {
@@ -44,11 +49,110 @@ pub unsafe trait Token: Sized + Send + 'static {
     /// `ptr` must come from a call to [`into_raw`](Token::into_raw) that has not been undone yet.
     unsafe fn from_raw(ptr: NonNull<c_void>) -> Self;
 
-    /// The part of the buffer that the device reads: where it begins, and its length in bytes.
-    fn readable(&mut self) -> Option<(NonNull<u8>, usize)>;
+    /// Tells the parts of the buffer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Parts`].
+    fn parts(&mut self, parts: &mut Parts) -> Result;
 
-    /// The part of the buffer that the device writes: where it begins, and its length in bytes.
-    fn writable(&mut self) -> Option<(NonNull<u8>, usize)>;
+    /// Returns how many bytes the device can write.
+    fn writable_len(&self) -> usize;
+}
+
+/// The most parts that a buffer has: a header, data, and what the device answers.
+const MAX_PARTS: usize = 3;
+
+/// The parts of a buffer: first those that the device reads, then those that it writes.
+pub struct Parts {
+    /// Room for the scatterlists of parts that have none.
+    own: [MaybeUninit<bindings::scatterlist>; MAX_PARTS],
+    /// The scatterlists; a null pointer stands for the one in `own`.
+    lists: [*mut bindings::scatterlist; MAX_PARTS],
+    readable: usize,
+    writable: usize,
+}
+
+impl Parts {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self {
+            own: [const { MaybeUninit::uninit() }; MAX_PARTS],
+            lists: [null_mut(); MAX_PARTS],
+            readable: 0,
+            writable: 0,
+        }
+    }
+
+    /// Returns the next free place, for a part that the device writes or reads.
+    #[inline]
+    fn next(&mut self, writable: bool) -> Result<usize> {
+        let next = self.readable + self.writable;
+        if next == MAX_PARTS || (!writable && self.writable > 0) {
+            return Err(EINVAL);
+        }
+        if writable {
+            self.writable += 1;
+        } else {
+            self.readable += 1;
+        }
+        Ok(next)
+    }
+
+    /// Adds a part of the linear mapping; one without bytes is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if it is too long, there are too many parts, or the device is to read this one
+    /// after one that it writes.
+    pub(crate) fn push(&mut self, ptr: NonNull<u8>, len: usize, writable: bool) -> Result {
+        if len == 0 {
+            return Ok(());
+        }
+        let len = u32::try_from(len).map_err(|_| EINVAL)?;
+        let next = self.next(writable)?;
+        // SAFETY: The place is valid for writing. By the safety requirements of `Token`, the memory
+        // is of the linear mapping; nothing but its address is looked at here.
+        unsafe { bindings::sg_init_one(self.own[next].as_mut_ptr(), ptr.as_ptr().cast(), len) };
+        self.lists[next] = null_mut();
+        Ok(())
+    }
+
+    /// Adds a part that has a scatterlist already, of at least one entry.
+    ///
+    /// # Errors
+    ///
+    /// As for `push`.
+    #[inline]
+    pub(crate) fn push_list(
+        &mut self,
+        list: NonNull<bindings::scatterlist>,
+        writable: bool,
+    ) -> Result {
+        let next = self.next(writable)?;
+        self.lists[next] = list.as_ptr();
+        Ok(())
+    }
+
+    /// Returns the scatterlists, and how many parts the device reads, and writes.
+    #[inline]
+    pub(crate) fn lists(&mut self) -> (&mut [*mut bindings::scatterlist], u32, u32) {
+        let Self {
+            own,
+            lists,
+            readable,
+            writable,
+        } = self;
+        let count = *readable + *writable;
+
+        for (list, own) in lists.iter_mut().zip(own.iter_mut()).take(count) {
+            if list.is_null() {
+                *list = own.as_mut_ptr();
+            }
+        }
+        // CAST: At most `MAX_PARTS`.
+        (&mut lists[..count], *readable as u32, *writable as u32)
+    }
 }
 
 /// A buffer in memory of its own: a part that the device reads, one that it writes, or both.
@@ -138,10 +242,6 @@ fn zeroed(len: usize, flags: Flags) -> Result<KVec<u8>> {
     Ok(bytes)
 }
 
-fn segment(bytes: &mut KVec<u8>) -> Option<(NonNull<u8>, usize)> {
-    (!bytes.is_empty()).then(|| (NonNull::from(bytes.as_mut_slice()).cast(), bytes.len()))
-}
-
 // SAFETY:
 // - `KBox::from_raw` undoes `KBox::into_raw`.
 // - The memory is that of two `KVec`s, which the token owns: `Kmalloc` allocates from the linear
@@ -160,11 +260,16 @@ unsafe impl<C: Send + 'static> Token for KBox<Buffer<C>> {
         unsafe { KBox::from_raw(ptr.cast().as_ptr()) }
     }
 
-    fn readable(&mut self) -> Option<(NonNull<u8>, usize)> {
-        segment(&mut self.readable)
+    fn parts(&mut self, parts: &mut Parts) -> Result {
+        let buffer = &mut **self;
+        for (bytes, writable) in [(&mut buffer.readable, false), (&mut buffer.writable, true)] {
+            let ptr = NonNull::from(bytes.as_mut_slice()).cast();
+            parts.push(ptr, bytes.len(), writable)?;
+        }
+        Ok(())
     }
 
-    fn writable(&mut self) -> Option<(NonNull<u8>, usize)> {
-        segment(&mut self.writable)
+    fn writable_len(&self) -> usize {
+        self.writable.len()
     }
 }

@@ -32,6 +32,10 @@ pub trait ConfigValue: private::Sealed + Copy {
     /// or out of bytes in the guest's order for an older one.
     #[doc(hidden)]
     fn read(config: &Config<'_>, offset: u32, modern: bool) -> Self;
+
+    /// Writes the value in such bytes.
+    #[doc(hidden)]
+    fn write(self, config: &Config<'_>, offset: u32, modern: bool);
 }
 
 macro_rules! impl_config_value {
@@ -48,6 +52,15 @@ macro_rules! impl_config_value {
                     <$ty>::from_ne_bytes(bytes)
                 }
             }
+
+            fn write(self, config: &Config<'_>, offset: u32, modern: bool) {
+                let mut bytes = if modern {
+                    self.to_le_bytes()
+                } else {
+                    self.to_ne_bytes()
+                };
+                config.write_bytes(offset, &mut bytes);
+            }
         }
     )*};
 }
@@ -61,31 +74,38 @@ impl_config_value!(u8, u16, u32, u64);
 pub struct Field<T: ConfigValue> {
     device_type: u32,
     offset: u32,
+    /// Without this feature, the field is not there.
+    feature: Option<Feature>,
+    writable: bool,
     _value: PhantomData<T>,
 }
 
 impl<T: ConfigValue> Field<T> {
     /// # Safety
     ///
-    /// The configuration space of every device of the type must have the field.
-    const unsafe fn new(device_type: u32, offset: u32) -> Self {
+    /// The configuration space of every device of the type, with which `feature` has been
+    /// negotiated, must have the field.
+    pub(crate) const unsafe fn new(
+        device_type: u32,
+        offset: u32,
+        feature: Option<Feature>,
+    ) -> Self {
         // An access that is not aligned faults on some architectures.
         assert!(offset as usize % size_of::<T>() == 0);
         Self {
             device_type,
             offset,
+            feature,
+            writable: false,
             _value: PhantomData,
         }
     }
-}
 
-/// The fields of a block device, VIRTIO 1.4, "Block Device".
-pub mod blk {
-    use super::Field;
-
-    /// The capacity in sectors of 512 bytes.
-    // SAFETY: Every block device has it.
-    pub const CAPACITY: Field<u64> = unsafe { Field::new(2, 0) };
+    /// Makes it a field that the driver can write.
+    pub(crate) const fn writable(mut self) -> Self {
+        self.writable = true;
+        self
+    }
 }
 
 /// The configuration space of a device.
@@ -94,7 +114,7 @@ pub mod blk {
 ///
 /// ```
 /// use kernel::{device::Bound, prelude::*};
-/// use virtio::{config::blk, Device};
+/// use virtio::{blk, Device};
 ///
 /// /// Reads the capacity of a block device, in bytes.
 /// fn capacity(dev: &Device<Bound>) -> Result<u64> {
@@ -117,12 +137,39 @@ impl<'a> Config<'a> {
     /// # Errors
     ///
     /// [`EIO`] if the device doesn't stop changing its configuration, [`EINVAL`] if the device is
-    /// of another type.
+    /// of another type, [`EOPNOTSUPP`] if the feature that the field belongs to has not been
+    /// negotiated.
     pub fn read<T: ConfigValue>(&self, field: &Field<T>) -> Result<T> {
+        self.check(field)?;
+        self.read_with(|config, modern| T::read(config, field.offset, modern))
+    }
+
+    /// Writes a field. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the device is suspended, or a request to suspend or resume it is under way
+    /// (rule D6), or it is not in operation; [`EACCES`] if the field can't be written; and as for
+    /// [`Config::read`].
+    pub fn write<T: ConfigValue>(&self, field: &Field<T>, value: T) -> Result {
+        self.check(field)?;
+        if !field.writable {
+            return Err(EACCES);
+        }
+        self.0.common().controller.while_running(|| {
+            value.write(self, field.offset, self.0.has_feature(Feature::VERSION_1));
+        })
+    }
+
+    /// Checks that the device has a field.
+    fn check<T: ConfigValue>(&self, field: &Field<T>) -> Result {
         if self.0.device_type() != field.device_type {
             return Err(EINVAL);
         }
-        self.read_with(|config, modern| T::read(config, field.offset, modern))
+        match field.feature {
+            Some(feature) if !self.0.has_feature(feature) => Err(EOPNOTSUPP),
+            _ => Ok(()),
+        }
     }
 
     /// Calls `read` until the configuration did not change during the call.
@@ -161,6 +208,16 @@ impl<'a> Config<'a> {
             // into `u32`: the longest field has 8. The offset is that of a `Field` of this device
             // type, see `Field::new`.
             unsafe { get(vdev, offset, bytes.as_mut_ptr().cast(), bytes.len() as u32) };
+        }
+    }
+
+    fn write_bytes(&self, offset: u32, bytes: &mut [u8]) {
+        let vdev = self.0.as_raw();
+
+        // SAFETY: As in `generation`.
+        if let Some(set) = unsafe { (*(*vdev).config).set } {
+            // SAFETY: As in `read_bytes`; the operation only reads `bytes`.
+            unsafe { set(vdev, offset, bytes.as_mut_ptr().cast(), bytes.len() as u32) };
         }
     }
 }

@@ -93,6 +93,31 @@ impl Device<device::Bound> {
         Config::new(self)
     }
 
+    /// Returns the size in bytes of the largest segment that the device can be given.
+    pub fn max_dma_size(&self) -> usize {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_max_dma_size(self.as_raw()) }
+    }
+
+    /// Returns whether the device can be expected to answer: it is in operation, has not been
+    /// suspended, does not need a reset, is not gone, and its virtqueues are whole. May sleep.
+    pub fn is_operational(&self) -> bool {
+        let status = self.status();
+        let mut whole = true;
+        self.common()
+            .for_each_queue(|_, queue| whole &= !queue.is_broken());
+        whole
+            && self.common().controller.is_running()
+            && status.contains(Status::DRIVER_OK)
+            && !status.contains(Status::DEVICE_NEEDS_RESET)
+    }
+
+    /// Returns whether a device that fails is reset and initialised again, so that it is worth
+    /// waiting for.
+    pub fn can_recover(&self) -> bool {
+        self.common().controller.can_recover()
+    }
+
     /// Reads the device status field. May sleep.
     pub fn status(&self) -> Status {
         // SAFETY: By the type invariant the pointer is valid, and a bound device has the

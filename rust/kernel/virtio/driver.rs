@@ -48,6 +48,7 @@ use crate::{
     queue::RawQueue,
     suspend::{
         self,
+        Later,
         Support as _, //
     },
     Device,
@@ -179,6 +180,8 @@ pub(crate) struct Ops {
     /// Puts the device back into operation, after a reset and with FEATURES_OK set. The device lock
     /// must be held.
     pub(crate) restart: fn(&Device<Bound>) -> Result,
+    /// Tells the driver that the device is out of operation for good.
+    pub(crate) give_up: fn(&Device<Bound>),
 }
 
 /// The part of a device's private data that doesn't depend on the driver.
@@ -188,8 +191,13 @@ pub(crate) struct Common {
     /// The virtqueues, once the driver's probe has set them up.
     #[pin]
     pub(crate) queues: Mutex<KVec<Arc<dyn RawQueue>>>,
+    /// Whether their interrupts are spread over the processors.
+    pub(crate) spread_queues: Atomic<bool>,
     #[pin]
     pub(crate) controller: suspend::Controller,
+    /// Tells the driver of a change of the configuration.
+    #[pin]
+    config_work: Later,
     /// Whether callbacks reach the driver: its data is there, and the device works for it.
     live: Atomic<bool>,
     /// Whether the driver's data is there: from the end of its probe until it is torn down.
@@ -200,6 +208,12 @@ impl Common {
     /// Returns whether the driver's probe is over, and has not been undone.
     pub(crate) fn is_populated(&self) -> bool {
         self.populated.load(Acquire)
+    }
+
+    /// Cancels all work for the device, and waits for what runs. May sleep.
+    fn cancel(&self) {
+        self.controller.cancel();
+        self.config_work.cancel();
     }
 }
 
@@ -278,6 +292,7 @@ impl<T: Driver + 'static> Adapter<T> {
         ungate: Self::ungate,
         stop: Self::stop_locked,
         restart: Self::restart_locked,
+        give_up: Self::give_up,
     };
 
     fn used(dev: &Device<Bound>, index: usize) {
@@ -294,6 +309,20 @@ impl<T: Driver + 'static> Adapter<T> {
     fn ungate(dev: &Device<Bound>) {
         // SAFETY: As in `used`.
         unsafe { Self::with_data(dev, |data| T::Suspend::ungate(dev, data)) };
+    }
+
+    fn give_up(dev: &Device<Bound>) {
+        // SAFETY: As in `used`; the device lock is held, so that the data stays.
+        unsafe { Self::with_data(dev, |data| T::give_up(dev, data)) };
+    }
+
+    /// The device has changed its configuration.
+    fn config_work(dev: &Device<Bound>) {
+        if dev.common().live.load(Acquire) {
+            // SAFETY: The data is initialised, since the device is live. It is not dropped before
+            // the work has been cancelled, after `live` is cleared.
+            unsafe { Self::with_data(dev, |data| T::config_changed(dev, data)) };
+        }
     }
 
     fn stop_locked(dev: &Device<Bound>) {
@@ -330,7 +359,9 @@ impl<T: Driver + 'static> Adapter<T> {
                 common <- try_pin_init!(Common {
                     ops: Self::OPS,
                     queues <- new_mutex!(KVec::new()),
+                    spread_queues: Atomic::new(false),
                     controller <- suspend::Controller::new(revision),
+                    config_work <- Later::new(Self::config_work),
                     live: Atomic::new(false),
                     populated: Atomic::new(false),
                 }),
@@ -421,10 +452,13 @@ impl<T: Driver + 'static> Adapter<T> {
 
     /// Undoes a probe, complete or not. The device lock is held.
     fn tear_down(dev: &Device<CoreInternal<'_>>) {
-        dev.common().controller.cancel();
+        dev.common().cancel();
         Self::stop(dev);
         // A callback may have asked for it again, before callbacks were excluded.
-        dev.common().controller.cancel();
+        dev.common().cancel();
+        if dev.common().is_populated() {
+            Self::give_up(dev);
+        }
 
         // SAFETY: All callers come after `set_drvdata`.
         let private = unsafe { Self::private(dev) };
@@ -441,6 +475,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The virtio core calls this with the valid device whose probe succeeded.
         let dev = unsafe { Self::core(vdev) };
 
+        dev.common().controller.watch_unbind(dev);
         // SAFETY: The probe succeeded, so the data is initialised.
         unsafe { Self::with_data(dev, |data| T::unbind(dev, data)) };
         Self::tear_down(dev);
@@ -486,9 +521,9 @@ impl<T: Driver + 'static> Adapter<T> {
         let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
 
         if dev.common().live.load(Acquire) {
-            // SAFETY: The data is initialised, since the probe succeeded. `remove` begins only
-            // when the virtio core has, under its lock, disabled these callbacks.
-            unsafe { Self::with_data(dev, |data| T::config_changed(dev, data)) };
+            // `remove` begins only when the virtio core has, under its lock, disabled these
+            // callbacks: nothing is scheduled after `cancel`.
+            dev.common().config_work.schedule(dev, 0);
             dev.common().controller.config_changed(dev);
         }
     }
@@ -501,10 +536,10 @@ impl<T: Driver + 'static> Adapter<T> {
         let _lock = dev.lock();
         from_result(|| {
             dev.common().controller.freeze()?;
-            dev.common().controller.cancel();
+            dev.common().cancel();
             Self::stop(dev);
             // As in `tear_down`.
-            dev.common().controller.cancel();
+            dev.common().cancel();
             Ok(0)
         })
     }
@@ -585,6 +620,8 @@ impl DeviceId {
         })
     }
 
+    /// The device type of a block device.
+    pub const BLOCK: u32 = bindings::VIRTIO_ID_BLOCK;
     /// The device type of an entropy device.
     pub const ENTROPY: u32 = bindings::VIRTIO_ID_RNG;
 }
@@ -711,9 +748,16 @@ pub trait Driver: Sized {
     /// may notify again only when the driver has seen all.
     fn used(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>, queue: usize);
 
-    /// Configuration change notification. Called with a spin lock held and interrupts disabled.
+    /// The device is out of operation for good: it has been stopped, and [`start`](Driver::start)
+    /// will not follow. Whoever still waits for it is to be told. May sleep.
+    fn give_up(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>) {
+        let _ = (dev, this);
+    }
+
+    /// Configuration change notification. May sleep.
     ///
-    /// While the device is suspended the notification is held back (rule D12).
+    /// While the device is suspended the notification is held back (rule D12). One call can stand
+    /// for several changes.
     fn config_changed(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>) {
         let _ = (dev, this);
     }

@@ -16,6 +16,8 @@ pub struct Feature(u32);
 impl Feature {
     /// The device complies with VIRTIO 1.0 or later.
     pub const VERSION_1: Self = Self(bindings::VIRTIO_F_VERSION_1);
+    /// Buffers can be described by a table outside of the virtqueue.
+    pub const RING_INDIRECT_DESC: Self = Self(bindings::VIRTIO_RING_F_INDIRECT_DESC);
     /// The packed virtqueue layout.
     pub const RING_PACKED: Self = Self(bindings::VIRTIO_F_RING_PACKED);
     /// The device has an administration virtqueue.

@@ -6,7 +6,6 @@
 
 use core::{
     marker::PhantomData,
-    mem::MaybeUninit,
     ptr::{
         null_mut,
         NonNull, //
@@ -16,18 +15,36 @@ use core::{
 use kernel::{
     device::Core,
     error::to_result,
+    fmt::{
+        self,
+        Write as _, //
+    },
     new_spinlock_irq,
     prelude::*,
+    str::Formatter,
     sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
         lock::spinlock::SpinLockIrqGuard,
         Arc,
         SpinLockIrq, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     },
 };
 
 use crate::{
     bindings,
-    buffer::Token,
+    buffer::{
+        Parts,
+        Token, //
+    },
     driver::Common,
     Device,
     Feature, //
@@ -43,7 +60,7 @@ use crate::{
 ///
 /// fn set_up(dev: &Device<Core<'_>>) -> Result<Arc<VirtQueue<KBox<Buffer>>>> {
 ///     let mut queues = dev.virtqueues();
-///     let requests = queues.add(c"requests")?;
+///     let requests = queues.add(fmt!("requests"))?;
 ///     queues.find()?;
 ///     Ok(requests)
 /// }
@@ -52,6 +69,35 @@ use crate::{
 pub struct VirtQueues<'a> {
     dev: &'a Device<kernel::device::Bound>,
     queues: KVec<Arc<dyn RawQueue>>,
+    spread: bool,
+}
+
+/// The room for the name of a virtqueue, with its terminating null character.
+const NAME_LEN: usize = 16;
+
+/// The name of a virtqueue.
+#[derive(Clone, Copy)]
+pub(crate) struct Name([u8; NAME_LEN]);
+
+impl Name {
+    fn new(name: fmt::Arguments<'_>) -> Result<Self> {
+        let mut bytes = [0; NAME_LEN];
+        // The last byte stays zero.
+        Formatter::new(&mut bytes[..NAME_LEN - 1])
+            .write_fmt(name)
+            .map_err(|_| EINVAL)?;
+        Ok(Self(bytes))
+    }
+
+    fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.as_c_str(), f)
+    }
 }
 
 impl<'a> VirtQueues<'a> {
@@ -59,19 +105,44 @@ impl<'a> VirtQueues<'a> {
         Self {
             dev,
             queues: KVec::new(),
+            spread: false,
         }
+    }
+
+    /// Has the interrupts of the virtqueues spread over the processors, if the transport can.
+    pub fn spread(mut self) -> Self {
+        self.spread = true;
+        self
     }
 
     /// Adds the next virtqueue: the first has index 0, and so on.
     ///
-    /// `name` shows up in /proc/interrupts and debugfs.
+    /// `name`, of at most 15 characters, shows up in /proc/interrupts and debugfs.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] if memory is short.
-    pub fn add<T: Token>(&mut self, name: &'static CStr) -> Result<Arc<VirtQueue<T>>> {
+    /// [`ENOMEM`] if memory is short, [`EINVAL`] if the name is too long.
+    pub fn add<T: Token>(&mut self, name: fmt::Arguments<'_>) -> Result<Arc<VirtQueue<T>>> {
+        self.add_queue(name, true)
+    }
+
+    /// Adds the next virtqueue, of which the device sends no notifications: the driver polls.
+    ///
+    /// # Errors
+    ///
+    /// As for [`VirtQueues::add`].
+    pub fn add_polled<T: Token>(&mut self, name: fmt::Arguments<'_>) -> Result<Arc<VirtQueue<T>>> {
+        self.add_queue(name, false)
+    }
+
+    fn add_queue<T: Token>(
+        &mut self,
+        name: fmt::Arguments<'_>,
+        notified: bool,
+    ) -> Result<Arc<VirtQueue<T>>> {
         let index = self.queues.len();
-        let queue = Arc::pin_init(VirtQueue::new(name, index), GFP_KERNEL)?;
+        let name = Name::new(name)?;
+        let queue = Arc::pin_init(VirtQueue::new(name, index, notified), GFP_KERNEL)?;
 
         self.queues.push(queue.clone(), GFP_KERNEL)?;
         Ok(queue)
@@ -87,7 +158,9 @@ impl<'a> VirtQueues<'a> {
     /// [`EBUSY`] if the device has its queues already, or its probe is over; [`ENOENT`] if the
     /// device has fewer queues; and what the transport finds.
     pub fn find(self) -> Result {
-        self.dev.common().set_queues(self.dev, self.queues)
+        let common = self.dev.common();
+        common.spread_queues.store(self.spread, Relaxed);
+        common.set_queues(self.dev, self.queues)
     }
 }
 
@@ -122,10 +195,14 @@ pub struct AddError<T> {
 /// - Every pointer that is in the virtqueue as data comes from `T::into_raw`.
 #[pin_data]
 pub struct VirtQueue<T: Token> {
-    name: &'static CStr,
+    name: Name,
     index: usize,
+    /// Whether the device notifies the driver of used buffers.
+    notified: bool,
     #[pin]
     inner: SpinLockIrq<Inner>,
+    /// How many notifications are about to be sent by those who have a [`Kick`].
+    kicks: Atomic<u32>,
     _tokens: PhantomData<fn(T) -> T>,
 }
 
@@ -133,6 +210,8 @@ struct Inner {
     vq: Option<NonNull<bindings::virtqueue>>,
     /// Whether buffers may be made available and notifications sent (rules D4 and D5).
     open: bool,
+    /// Whether the device is asked for used buffer notifications.
+    callbacks: bool,
     /// How many buffers the device has.
     outstanding: usize,
     /// How many descriptors of the ring were used up to make buffers available, and were given
@@ -154,34 +233,78 @@ impl Inner {
 }
 
 impl<T: Token> VirtQueue<T> {
-    fn new(name: &'static CStr, index: usize) -> impl PinInit<Self> {
+    fn new(name: Name, index: usize, notified: bool) -> impl PinInit<Self> {
         pin_init!(Self {
             name,
             index,
+            notified,
             // INVARIANT: There is no virtqueue yet.
             inner <- new_spinlock_irq!(Inner {
                 vq: None,
                 open: false,
+                callbacks: *notified,
                 outstanding: 0,
                 available: 0,
                 used: 0,
             }),
+            kicks: Atomic::new(0),
             _tokens: PhantomData,
         })
     }
 
     /// Takes the queue's lock, with interrupts disabled. Any context; nothing may sleep before the
     /// guard is dropped.
+    #[inline]
     pub fn lock(&self) -> VirtQueueGuard<'_, T> {
         VirtQueueGuard {
+            queue: self,
             inner: self.inner.lock(),
-            _tokens: PhantomData,
         }
     }
 
     /// Returns the index of the queue.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// Returns how many buffers of one descriptor there is room for now, 0 if the queue has not
+    /// been found yet. Any context.
+    pub fn num_free(&self) -> u32 {
+        self.inner.lock().vq.map_or(0, Inner::free)
+    }
+
+    /// Closes the gate, and waits until the last notification has been sent. May sleep.
+    fn close(&self) {
+        self.inner.lock().open = false;
+        // A `Kick` is only made while the queue is open, and sent soon.
+        while self.kicks.load(Acquire) != 0 {
+            fsleep(KICK_PATIENCE);
+        }
+    }
+}
+
+/// How long to wait before looking again whether a notification has been sent.
+const KICK_PATIENCE: Delta = Delta::from_micros(10);
+
+/// A notification that is due. It is sent when this is dropped, which is best done when the queue
+/// is no longer locked: to notify means to leave the guest.
+///
+/// # Invariants
+///
+/// `vq` is a valid virtqueue, because it counts in `kicks`: [`RawQueue::set_open`] and
+/// [`RawQueue::detach`] wait until that is 0.
+#[must_use = "a notification is sent when this is dropped: unlock the queue first"]
+pub struct Kick<'a> {
+    vq: NonNull<bindings::virtqueue>,
+    kicks: &'a Atomic<u32>,
+}
+
+impl Drop for Kick<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants `vq` is valid. To notify needs no lock.
+        unsafe { bindings::virtqueue_notify(self.vq.as_ptr()) };
+        self.kicks.fetch_sub(1, Release);
     }
 }
 
@@ -190,16 +313,17 @@ impl<T: Token> VirtQueue<T> {
 /// It is a spin lock with interrupts disabled: nothing may sleep while it is held, and memory is
 /// allocated with `GFP_ATOMIC`.
 pub struct VirtQueueGuard<'a, T: Token> {
+    queue: &'a VirtQueue<T>,
     inner: SpinLockIrqGuard<'a, Inner>,
-    _tokens: PhantomData<fn(T) -> T>,
 }
 
-impl<T: Token> VirtQueueGuard<'_, T> {
+impl<'a, T: Token> VirtQueueGuard<'a, T> {
     /// Makes a buffer available to the device, which is told by [`VirtQueueGuard::kick`].
     ///
     /// # Errors
     ///
     /// See [`AddError`], which gives the token back.
+    #[inline]
     pub fn add(&mut self, mut token: T) -> Result<(), AddError<T>> {
         let Some(vq) = self.inner.vq else {
             return Err(AddError {
@@ -214,32 +338,17 @@ impl<T: Token> VirtQueueGuard<'_, T> {
             });
         }
 
-        let readable = token.readable().filter(|(_, len)| *len > 0);
-        let writable = token.writable().filter(|(_, len)| *len > 0);
+        let mut parts = Parts::new();
+        if let Err(error) = token.parts(&mut parts) {
+            return Err(AddError { token, error });
+        }
+        let (lists, readable, writable) = parts.lists();
         // The C functions are not to be called without any part.
-        if readable.is_none() && writable.is_none() {
+        if lists.is_empty() {
             return Err(AddError {
                 token,
                 error: EINVAL,
             });
-        }
-        let mut lists: [MaybeUninit<bindings::scatterlist>; 2] =
-            [const { MaybeUninit::uninit() }; 2];
-        let mut sgs = [null_mut(); 2];
-
-        let segments = [readable, writable].into_iter().flatten();
-        for (i, (ptr, len)) in segments.enumerate() {
-            let Ok(len) = u32::try_from(len) else {
-                return Err(AddError {
-                    token,
-                    error: EINVAL,
-                });
-            };
-            let sg = lists[i].as_mut_ptr();
-            // SAFETY: `sg` is valid for writing. By the safety requirements of `Token`, the memory
-            // is of the linear mapping and stays valid until the token is taken back.
-            unsafe { bindings::sg_init_one(sg, ptr.as_ptr().cast(), len) };
-            sgs[i] = sg;
         }
 
         let free = Inner::free(vq);
@@ -247,14 +356,15 @@ impl<T: Token> VirtQueueGuard<'_, T> {
         // SAFETY:
         // - By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock, which is
         //   held, excludes all other operations on it.
-        // - The scatterlists have been initialised above. The virtqueue does not keep them.
+        // - The scatterlists have been initialised by `Parts`, or are those of the token. The
+        //   virtqueue does not keep them.
         // - The data is a token, by which the virtqueue owns the memory from here on.
         let ret = unsafe {
             bindings::virtqueue_add_sgs(
                 vq.as_ptr(),
-                sgs.as_mut_ptr(),
-                u32::from(readable.is_some()),
-                u32::from(writable.is_some()),
+                lists.as_mut_ptr(),
+                readable,
+                writable,
                 data.as_ptr(),
                 bindings::GFP_ATOMIC,
             )
@@ -284,7 +394,69 @@ impl<T: Token> VirtQueueGuard<'_, T> {
         }
     }
 
+    /// Prepares a notification of the buffers added, if the device wants to know.
+    ///
+    /// There is none while the device is suspended (rule D5), as for [`VirtQueueGuard::kick`].
+    #[inline]
+    pub fn prepare_kick(&mut self) -> Option<Kick<'a>> {
+        let vq = self.inner.vq.filter(|_| self.inner.open)?;
+
+        // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock, which
+        // is held, excludes all other operations on it.
+        if !unsafe { bindings::virtqueue_kick_prepare(vq.as_ptr()) } {
+            return None;
+        }
+        // INVARIANT: The queue is open, so that who closes it will take the lock after this, and
+        // then see the count.
+        self.queue.kicks.fetch_add(1, Relaxed);
+        Some(Kick {
+            vq,
+            kicks: &self.queue.kicks,
+        })
+    }
+
+    /// Unlocks the queue, and then notifies the device of the buffers added, if it wants to know.
+    #[inline]
+    pub fn unlock_and_kick(mut self) {
+        let kick = self.prepare_kick();
+        drop(self);
+        drop(kick);
+    }
+
+    /// Takes back all buffers that the device has used, and returns how many that were.
+    ///
+    /// Meanwhile the device need not notify. It is asked for notifications again at the end, unless
+    /// it is suspended.
+    #[inline]
+    pub fn drain(&mut self, mut take: impl FnMut(Used<T>)) -> usize {
+        let Some(vq) = self.inner.vq else { return 0 };
+        let mut count = 0;
+
+        loop {
+            if self.inner.callbacks {
+                // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the
+                // lock, which is held, excludes all other operations on it.
+                unsafe { bindings::virtqueue_disable_cb(vq.as_ptr()) };
+            }
+            let before = count;
+            while let Some(used) = self.get_buf() {
+                take(used);
+                count += 1;
+            }
+            // The number of rounds is limited by that of the buffers: a device that claims to have
+            // used more, but has not, is not listened to again.
+            if !self.inner.callbacks
+                // SAFETY: As above.
+                || unsafe { bindings::virtqueue_enable_cb(vq.as_ptr()) }
+                || count == before
+            {
+                return count;
+            }
+        }
+    }
+
     /// Takes back the next buffer that the device has used, if there is one.
+    #[inline]
     pub fn get_buf(&mut self) -> Option<Used<T>> {
         let vq = self.inner.vq?;
         let free = Inner::free(vq);
@@ -297,8 +469,8 @@ impl<T: Token> VirtQueueGuard<'_, T> {
         // SAFETY: By the invariants of `VirtQueue`, the pointer comes from `into_raw`. The
         // virtqueue has given it back, and gives no pointer back twice: it clears its entry, and
         // whatever the device says, it looks up its own entries only.
-        let mut token = unsafe { T::from_raw(data) };
-        let size = token.writable().map_or(0, |(_, size)| size);
+        let token = unsafe { T::from_raw(data) };
+        let size = token.writable_len();
 
         self.inner.outstanding -= 1;
         self.inner.used += u64::from(Inner::free(vq).saturating_sub(free));
@@ -322,7 +494,7 @@ impl<T: Token> VirtQueueGuard<'_, T> {
 /// used ring; for a packed one, positions in the descriptor ring with their wrap counters.
 #[derive(Clone, Copy)]
 pub(crate) struct Record {
-    pub(crate) name: &'static CStr,
+    pub(crate) name: Name,
     pub(crate) index: usize,
     pub(crate) size: u32,
     pub(crate) packed: bool,
@@ -333,8 +505,8 @@ pub(crate) struct Record {
 
 /// What the bus abstraction does with a virtqueue, whatever its tokens are.
 pub(crate) trait RawQueue: Send + Sync {
-    /// Returns the name of the queue.
-    fn name(&self) -> &'static CStr;
+    /// Returns the name of the queue, and whether the device notifies of used buffers.
+    fn info(&self) -> (&CStr, bool);
 
     /// Takes over a virtqueue, which stays closed.
     ///
@@ -375,8 +547,8 @@ pub(crate) trait RawQueue: Send + Sync {
 }
 
 impl<T: Token> RawQueue for VirtQueue<T> {
-    fn name(&self) -> &'static CStr {
-        self.name
+    fn info(&self) -> (&CStr, bool) {
+        (self.name.as_c_str(), self.notified)
     }
 
     unsafe fn attach(&self, vq: NonNull<bindings::virtqueue>) {
@@ -384,6 +556,7 @@ impl<T: Token> RawQueue for VirtQueue<T> {
         *self.inner.lock() = Inner {
             vq: Some(vq),
             open: false,
+            callbacks: self.notified,
             outstanding: 0,
             available: 0,
             used: 0,
@@ -391,9 +564,9 @@ impl<T: Token> RawQueue for VirtQueue<T> {
     }
 
     unsafe fn detach(&self) {
+        self.close();
         let vq = {
             let mut inner = self.inner.lock();
-            inner.open = false;
             inner.outstanding = 0;
             // INVARIANT: Nobody sees the virtqueue from here on; it is drained below.
             inner.vq.take()
@@ -414,12 +587,16 @@ impl<T: Token> RawQueue for VirtQueue<T> {
     }
 
     fn set_open(&self, open: bool) {
+        if !open {
+            return self.close();
+        }
         let mut inner = self.inner.lock();
-        inner.open = open && inner.vq.is_some();
+        inner.open = inner.vq.is_some();
     }
 
     fn disable_callbacks(&self) {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        inner.callbacks = false;
         if let Some(vq) = inner.vq {
             // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock,
             // which is held, excludes all other operations on it.
@@ -428,8 +605,9 @@ impl<T: Token> RawQueue for VirtQueue<T> {
     }
 
     fn enable_callbacks(&self) {
-        let inner = self.inner.lock();
-        if let Some(vq) = inner.vq {
+        let mut inner = self.inner.lock();
+        inner.callbacks = self.notified;
+        if let Some(vq) = inner.vq.filter(|_| self.notified) {
             // Whether there are used buffers already is not looked at: the caller looks anyway.
             //
             // SAFETY: As in `disable_callbacks`.
@@ -522,30 +700,37 @@ impl Common {
 
         let mut infos = KVec::with_capacity(queues.len(), GFP_KERNEL)?;
         for queue in queues.iter() {
+            let (name, notified) = queue.info();
             infos.push(
                 bindings::virtqueue_info {
-                    name: queue.name().as_char_ptr(),
-                    callback: Some(self.ops.callback),
+                    name: name.as_char_ptr(),
+                    callback: notified.then_some(self.ops.callback),
                     ctx: false,
                 },
                 GFP_KERNEL,
             )?;
         }
+        // Without one, the transport does not care for affinity.
+        let mut affinity = self
+            .spread_queues
+            .load(Relaxed)
+            .then(bindings::irq_affinity::default);
         let mut vqs: KVec<*mut bindings::virtqueue> =
             KVec::from_elem(null_mut(), queues.len(), GFP_KERNEL)?;
         let count = u32::try_from(queues.len())?;
 
         // SAFETY: `dev` is a valid, bound device: it has the operations of its transport.
         let find_vqs = unsafe { (*(*dev.as_raw()).config).find_vqs }.ok_or(ENODEV)?;
-        // SAFETY: Both arrays have `count` elements, and the names are 'static. The callback is
-        // the one of the driver that the device is bound to. The context may sleep.
+        // SAFETY: Both arrays have `count` elements, and the names stay as long as the queues, that
+        // is, until after `delete_queues`. The callback is the one of the driver that the device is
+        // bound to. The context may sleep.
         to_result(unsafe {
             find_vqs(
                 dev.as_raw(),
                 count,
                 vqs.as_mut_ptr(),
                 infos.as_mut_ptr(),
-                null_mut(),
+                affinity.as_mut().map_or(null_mut(), core::ptr::from_mut),
             )
         })?;
 

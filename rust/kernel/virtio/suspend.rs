@@ -31,6 +31,7 @@ pub(crate) use self::controller::{
     Controller, //
 };
 pub(crate) use self::debugfs::DebugfsRoot;
+pub(crate) use self::later::Later;
 pub use self::quiesce::{
     Native,
     Quiesce,

@@ -208,6 +208,36 @@ impl Controller {
         })
     }
 
+    /// Calls `f` unless the device is suspended, with no request to suspend it before the end of
+    /// that. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the device is suspended, or a request is under way.
+    pub(crate) fn while_running(&self, f: impl FnOnce()) -> Result {
+        let _order = self.order.lock();
+        let inner = self.inner.lock();
+        // A device that is initialised again after the sleep of the system is not suspended.
+        let busy = !inner.frozen && !matches!(inner.stats.state, State::Running | State::Failed);
+        drop(inner);
+        if busy {
+            return Err(EBUSY);
+        }
+        f();
+        Ok(())
+    }
+
+    /// Returns whether the device has been neither suspended nor given up, nor is about to be.
+    pub(crate) fn is_running(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.stats.state == State::Running && !inner.frozen
+    }
+
+    /// Returns whether the device is watched, and recovered when it fails.
+    pub(crate) fn can_recover(&self) -> bool {
+        self.revision.is_some() && *crate::module_parameters::recover.value_ref()
+    }
+
     /// The device is in operation: makes room for its records, and shows them.
     pub(crate) fn publish(&self, dev: &Device<Bound>, common: &Common) -> Result {
         if self.revision.is_none() {
@@ -224,6 +254,16 @@ impl Controller {
     /// The device is about to be unbound: requests that wait for it end.
     pub(crate) fn unbind(&self) {
         self.unbinding.complete_all();
+    }
+
+    /// Watches a device while it is unbound: the virtio core passes no configuration changes on any
+    /// more, by which it could say that it needs a reset.
+    ///
+    /// The device lock must be held, and `cancel` called before the device is stopped.
+    pub(crate) fn watch_unbind(&self, dev: &Device<Bound>) {
+        if self.revision.is_some() {
+            self.watch(dev);
+        }
     }
 
     /// The device is about to be reset. Whatever was asked of it is void.
@@ -372,7 +412,7 @@ impl Controller {
                 "{name} failed: {reason}; the device is out of operation\n"
             );
             self.enter(dev, State::Failed, result);
-            self.recover(dev, refusal.lost, false);
+            self.recover(dev, refusal.lost, false, false);
         }
         result
     }
@@ -451,7 +491,7 @@ impl Controller {
 
                 let reason = refusal.failure.reason;
                 dev_err!(dev, "{reason}; the device is out of operation\n");
-                this.recover(dev, refusal.lost, hopeless);
+                this.recover(dev, refusal.lost, hopeless, true);
             }
             protocol::Condition::Suspended | protocol::Condition::Between => {
                 let timeout_ms = inner.stats.timeout_ms;
@@ -470,7 +510,7 @@ impl Controller {
                     }
                     Err(refusal) => {
                         this.enter(dev, State::Failed, Err(refusal.failure.error));
-                        this.recover(dev, refusal.lost, hopeless);
+                        this.recover(dev, refusal.lost, hopeless, true);
                     }
                 }
             }
@@ -491,18 +531,25 @@ impl Controller {
     /// told.
     ///
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
-    /// on.
-    fn recover(&self, dev: &Device<Bound>, lost: bool, hopeless: bool) {
+    /// on. `watching` tells that this is called by the watch.
+    fn recover(&self, dev: &Device<Bound>, lost: bool, hopeless: bool, watching: bool) {
+        let ops = &dev.common().ops;
         let Some(_lock) = self.lock_device(dev) else {
+            if watching && self.unbinding.is_done() {
+                // The driver may wait for the device in its `unbind`. Who unbinds it holds the lock,
+                // and goes no further than that before the watch has been cancelled.
+                (ops.stop)(dev);
+                (ops.give_up)(dev);
+            }
             return;
         };
-        let ops = &dev.common().ops;
 
         if lost {
             dev.break_queues();
         }
         (ops.stop)(dev);
         if lost || hopeless || !*crate::module_parameters::recover.value_ref() {
+            (ops.give_up)(dev);
             return;
         }
         match dev.initialise().and_then(|()| (ops.restart)(dev)) {
@@ -514,7 +561,10 @@ impl Controller {
                 dev_info!(dev, "recovered by a reset\n");
                 self.enter(dev, State::Running, Ok(()));
             }
-            Err(error) => dev_err!(dev, "can't be recovered: {error:?}\n"),
+            Err(error) => {
+                dev_err!(dev, "can't be recovered: {error:?}\n");
+                (ops.give_up)(dev);
+            }
         }
     }
 

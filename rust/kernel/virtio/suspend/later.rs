@@ -34,7 +34,7 @@ use crate::{
 /// While the work is pending or runs, `dev` points to a bound device: whoever unbinds the device
 /// calls [`Later::cancel`] first.
 #[pin_data]
-pub(super) struct Later {
+pub(crate) struct Later {
     #[pin]
     work: Opaque<bindings::delayed_work>,
     dev: Atomic<*mut c_void>,
@@ -49,7 +49,7 @@ unsafe impl Sync for Later {}
 
 impl Later {
     /// Creates an initializer for work that calls `f`, in process context.
-    pub(super) fn new(f: fn(&Device<Bound>)) -> impl PinInit<Self> {
+    pub(crate) fn new(f: fn(&Device<Bound>)) -> impl PinInit<Self> {
         // INVARIANT: The work is not pending.
         pin_init!(Self {
             work <- Opaque::ffi_init(|slot: *mut bindings::delayed_work| {
@@ -65,7 +65,7 @@ impl Later {
     ///
     /// Must not be called after the last [`Later::cancel`], that is, by nobody but a request, the
     /// work itself, or the one who also cancels.
-    pub(super) fn schedule(&self, dev: &Device<Bound>, delay: Jiffies) {
+    pub(crate) fn schedule(&self, dev: &Device<Bound>, delay: Jiffies) {
         // INVARIANT: The device is bound.
         self.dev.store(dev.as_raw().cast(), Release);
         // SAFETY: The work has been initialised, and stays until it has been cancelled.
@@ -73,7 +73,7 @@ impl Later {
     }
 
     /// Cancels the work, and waits for it if it runs. May sleep.
-    pub(super) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         // SAFETY: The work has been initialised.
         unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
     }
