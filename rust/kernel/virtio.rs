@@ -45,8 +45,12 @@ mod bindings {
 // The paths are needed because this file is the root of a crate. Upstream it would be a module.
 #[path = "virtio/blk.rs"]
 pub mod blk;
+#[path = "block.rs"]
+pub mod block;
 #[path = "virtio/buffer.rs"]
 mod buffer;
+#[path = "virtio/command.rs"]
+mod command;
 #[path = "virtio/config.rs"]
 pub mod config;
 #[path = "virtio/device.rs"]
@@ -71,6 +75,7 @@ pub use self::buffer::{
     Parts,
     Token, //
 };
+pub use self::command::Command;
 pub use self::device::Device;
 pub use self::driver::{
     Adapter,
