@@ -352,20 +352,29 @@ def device(revision=None, mailbox=False, **parameters):
 
 
 class Modules:
-    """rust_virtio, and the driver virtio_rng that uses it.
+    """rust_virtio, and the drivers that use it: virtio_rng, and virtio_blk where it is wanted.
 
     They are found by modprobe, or in the directory VIRTIO_SUSPEND_MODULES, or where the tree
     builds them. A driver of the same name that came with the kernel makes room.
     """
 
     CORE, DRIVER, SAMPLE = "rust_virtio", "virtio_rng", "rust_virtio_suspend"
-    DIRECTORIES = {DRIVER: "drivers/char/hw_random", SAMPLE: "samples/rust", CORE: ""}
+    BLOCK = "virtio_blk"
+    DIRECTORIES = {
+        DRIVER: "drivers/char/hw_random",
+        BLOCK: "drivers/block",
+        SAMPLE: "samples/rust",
+        CORE: "",
+    }
     # Parameters of the core, which are fixed when it is loaded.
     DEFAULTS = {"draft": 1, "recover": 1}
 
     def __init__(self):
         self.parameters = dict(self.DEFAULTS)
         self.were_loaded = self.are_loaded()
+        # Whether virtio_blk is to be loaded, and its parameters.
+        self.want_block = False
+        self.block_parameters = {}
 
     def are_loaded(self):
         return Path(f"/sys/module/{self.CORE}/holders/{self.DRIVER}").exists()
@@ -408,6 +417,7 @@ class Modules:
         wanted = self.DEFAULTS | parameters
         if self.are_loaded():
             if wanted == self.parameters:
+                self.load_block()
                 return
             self.unload()
         self.remove(self.DRIVER)
@@ -416,12 +426,26 @@ class Modules:
             self.insert(self.CORE, *(f"{name}={value}" for name, value in changed))
             self.parameters = wanted
         self.insert(self.DRIVER)
+        self.load_block()
         for dev in _devices:
             wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
             dev.write("timeout_ms", str(TIMEOUT_MS))
 
+    def load_block(self, **parameters):
+        """Has virtio_blk loaded with these parameters, where it is wanted."""
+        if not self.want_block:
+            return
+        if Path(f"/sys/module/{self.CORE}/holders/{self.BLOCK}").exists():
+            if parameters == self.block_parameters:
+                return
+            self.remove(self.BLOCK)
+        # The kernel's own driver, if it is loaded, makes room.
+        self.remove(self.BLOCK)
+        self.insert(self.BLOCK, *(f"{name}={value}" for name, value in parameters.items()))
+        self.block_parameters = parameters
+
     def unload(self):
-        for name in (self.SAMPLE, self.DRIVER, self.CORE):
+        for name in (self.BLOCK, self.SAMPLE, self.DRIVER, self.CORE):
             self.remove(name)
 
 
@@ -738,14 +762,23 @@ def _selected():
     return chosen
 
 
-def run():
-    """Runs the cases of a file, or those that its arguments name by patterns, and exits."""
+def run(block=False):
+    """Runs the cases of a file, or those that its arguments name by patterns, and exits.
+
+    `block` has virtio_blk loaded, too.
+    """
     cases = _selected()
     sys.stdout.reconfigure(line_buffering=True)
     ksft.print_header()
     if os.geteuid() != 0:
         skip_all("needs root")
     faulthandler.dump_traceback_later(FILE_SECONDS, exit=True)
+    if block:
+        modules.want_block = True
+        try:
+            modules.load()
+        except (Skip, Fail, OSError) as reason:
+            skip_all(str(reason))
     _find_devices()
     if not _devices:
         # A device of a driver that is there already would have been found.
@@ -777,6 +810,8 @@ def run():
         modules.load()
         for dev in _devices:
             dev.write("timeout_ms", before[dev.name])
+        if block:
+            modules.remove(modules.BLOCK)
         if not modules.were_loaded:
             modules.unload()
     ksft.finished()

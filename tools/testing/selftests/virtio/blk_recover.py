@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""A disk that needs a reset is recovered by one, and all that it had is issued again (D9)."""
+
+import os
+import random
+import time
+
+from suspend_lib import (
+    PROMPT,
+    Child,
+    case,
+    expect,
+    expect_errno,
+    require,
+    run,
+    wait_for,
+)
+
+from blk_lib import (
+    Load,
+    disk,
+    pattern,
+    works,
+)
+
+SECONDS = int(os.environ.get("BLK_SECONDS", "8"))
+
+WHEN = {
+    "is to suspend": "needs-reset-on-suspend",
+    "is suspended": "needs-reset-while-suspended",
+    "is to resume": "needs-reset-on-resume",
+}
+
+
+def recovered(target, count):
+    wait_for(lambda: target.dev.number("recoveries") >= count, "it is recovered", 5 * PROMPT)
+    wait_for(lambda: target.dev.state == "running", "it runs")
+
+
+@case("NEEDS_RESET under load when the device {when}", when=WHEN)
+def under_load(when):
+    target = disk()
+    load = Load(target, SECONDS, depth=16, jobs=2)
+    count = target.dev.number("recoveries")
+    while load.runs():
+        time.sleep(random.uniform(0, 0.2))
+        target.mailbox.set(faults=[WHEN[when]])
+        for goal in ("suspend", "resume"):
+            try:
+                target.dev.request(goal)
+            except OSError:
+                break
+            time.sleep(0.05)
+        target.mailbox.set(faults=[])
+        count += 1
+        recovered(target, count)
+    load.finish(PROMPT)
+    require(count >= 3, f"only {count} recoveries")
+    works(target)
+
+
+@case("NEEDS_RESET of a device that runs, under load")
+def running():
+    target = disk()
+    target.dev.rebind()
+    load = Load(target, SECONDS)
+    time.sleep(random.uniform(0.5, 2))
+    target.mailbox.command("fault-now", fault="needs-reset")
+    recovered(target, 1)
+    load.finish(PROMPT + SECONDS)
+    works(target)
+
+
+@case("requests that the device had are issued again, once each")
+def once():
+    target = disk()
+    target.dev.rebind()
+    target.mailbox.set(hold=True)
+    writers = [Child(target.write, 4096 * number, pattern(number)) for number in range(4)]
+    wait_for(lambda: target.held() == 4, "the device has the requests")
+    target.mailbox.clear()
+    target.mailbox.command("fault-now", fault="needs-reset")
+    recovered(target, 1)
+    wait_for(lambda: target.held() == 4, "the device has the requests again", 5 * PROMPT)
+    for writer in writers:
+        require(writer.poll() is None, "a request that is held has ended")
+    target.mailbox.set(hold=False)
+    for writer in writers:
+        expect(writer.errno(), "success", "a writer")
+    expect(target.requests("out"), 4, "writes carried out")
+    for number in range(4):
+        expect(target.read(4096 * number, 4096), pattern(number), "what was written")
+
+
+@case("the cache is as it was switched after a recovery")
+def cache():
+    target = disk()
+    target.dev.rebind()
+    target.write_file("cache_type", "write through")
+    try:
+        target.mailbox.command("fault-now", fault="needs-reset")
+        recovered(target, 1)
+        expect(target.report()["writeback"], False, "the cache of the device")
+        expect(target.read_file("cache_type"), "write through", "cache_type")
+    finally:
+        target.write_file("cache_type", "write back")
+
+
+@case("a device that is not recovered fails its requests, and can be unbound")
+def not_recovered():
+    target = disk()
+    disk_recovering(target)
+    target.mailbox.set(hold=True)
+    reader = Child(target.read, 0, 4096)
+    wait_for(lambda: target.held() == 1, "the device has the request")
+    target.mailbox.command("fault-now", fault="needs-reset")
+    wait_for(lambda: target.dev.state == "failed", "it has failed", 5 * PROMPT)
+    expect(reader.errno(what="the reader is told"), "EIO", "the reader")
+    expect_errno("EIO", "another read", target.read, 0, 4096)
+    target.mailbox.set(hold=False)
+    began = time.monotonic()
+    target.dev.unbind()
+    require(time.monotonic() - began < 2 * PROMPT, "unbind waits")
+    target.dev.bind()
+    works(target)
+
+
+def disk_recovering(target):
+    """Has the device be one that was recovered just now: the next time is hopeless."""
+    target.dev.rebind()
+    target.mailbox.command("fault-now", fault="needs-reset")
+    recovered(target, 1)
+
+
+@case("a device that lies about its ring again and again is given up, and its requests fail")
+def broken_ring():
+    target = disk()
+    target.dev.rebind()
+    load = Load(target, SECONDS)
+    target.mailbox.set(faults=["used-bad-id"])
+    wait_for(lambda: target.dev.state == "failed" and not load.runs(), "it is given up",
+             5 * PROMPT)
+    require(load.child.status != 0, "fio has seen no error")
+    require(target.dev.number("recoveries") <= 1, "it is recovered again and again")
+    expect_errno("EIO", "a read", target.read, 0, 4096)
+    target.mailbox.set(faults=[])
+    target.dev.rebind()
+    works(target)
+
+
+@case("a reset of the PCI function under load")
+def function_reset():
+    target = disk()
+    load = Load(target, SECONDS)
+    for _ in range(3):
+        time.sleep(random.uniform(0.2, 1))
+        (target.dev.pci / "reset").write_text("1")
+    load.finish(PROMPT + SECONDS)
+    works(target)
+
+
+if __name__ == "__main__":
+    run(block=True)
