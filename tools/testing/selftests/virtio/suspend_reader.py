@@ -25,7 +25,7 @@ from suspend_lib import (
     select_rng,
     works,
 )
-from suspend_stream import BLOCK, alone, whole
+from suspend_stream import BLOCK, accounted, whole
 
 # What can be read of a suspended device: a buffer of the driver and one of the hwrng core.
 BUFFERED = 2 * BLOCK
@@ -191,7 +191,7 @@ def stream(revision, state):
         "with a buffer in process": held_rounds,
         "while read": busy_rounds,
     }[state]
-    alone(scenario, dev)
+    accounted(scenario, dev)
     dev.configure(hold=False)
     works(dev)
 
