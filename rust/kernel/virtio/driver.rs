@@ -24,7 +24,6 @@ use kernel::{
         from_result,
         to_result, //
     },
-    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -51,6 +50,7 @@ use crate::{
         Later,
         Support as _, //
     },
+    sync::lock_class,
     Device,
     Feature,
     Status, //
@@ -355,10 +355,11 @@ impl<T: Driver + 'static> Adapter<T> {
             } else {
                 None
             };
+            let class = lock_class!(c"virtio::Common::queues");
             dev.as_ref().set_drvdata(try_pin_init!(PrivateData::<T> {
                 common <- try_pin_init!(Common {
                     ops: Self::OPS,
-                    queues <- new_mutex!(KVec::new()),
+                    queues <- Mutex::new(KVec::new(), class.0, class.1),
                     spread_queues: Atomic::new(false),
                     controller <- suspend::Controller::new(revision),
                     config_work <- Later::new(Self::config_work),

@@ -19,7 +19,6 @@ use kernel::{
         self,
         Write as _, //
     },
-    new_spinlock_irq,
     prelude::*,
     str::Formatter,
     sync::{
@@ -46,6 +45,7 @@ use crate::{
         Token, //
     },
     driver::Common,
+    sync::lock_class,
     Device,
     Feature, //
 };
@@ -234,19 +234,24 @@ impl Inner {
 
 impl<T: Token> VirtQueue<T> {
     fn new(name: Name, index: usize, notified: bool) -> impl PinInit<Self> {
+        let class = lock_class!(c"virtio::VirtQueue::inner");
         pin_init!(Self {
             name,
             index,
             notified,
             // INVARIANT: There is no virtqueue yet.
-            inner <- new_spinlock_irq!(Inner {
-                vq: None,
-                open: false,
-                callbacks: *notified,
-                outstanding: 0,
-                available: 0,
-                used: 0,
-            }),
+            inner <- SpinLockIrq::new(
+                Inner {
+                    vq: None,
+                    open: false,
+                    callbacks: *notified,
+                    outstanding: 0,
+                    available: 0,
+                    used: 0,
+                },
+                class.0,
+                class.1,
+            ),
             kicks: Atomic::new(0),
             _tokens: PhantomData,
         })

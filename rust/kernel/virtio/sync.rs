@@ -12,6 +12,19 @@ use kernel::{
 
 use crate::bindings;
 
+/// The name and the key of a lock class, for a lock that is made in a generic function.
+///
+/// A key is a static, of which there is one whatever crate instantiates the function, but a literal
+/// is a constant, of which each crate has its own. `lockdep` takes two names of one class for a
+/// mistake, so the name is a static as well.
+macro_rules! lock_class {
+    ($name:literal) => {{
+        static NAME: &::kernel::str::CStr = $name;
+        (NAME, ::kernel::static_lock_class!())
+    }};
+}
+pub(crate) use lock_class;
+
 /// A completion, see Documentation/scheduler/completion.rst.
 ///
 /// Upstream this would extend [`kernel::sync::Completion`].

@@ -22,7 +22,6 @@ use kernel::{
         Write as _, //
     },
     module::this_module,
-    new_mutex,
     prelude::*,
     static_lock_class,
     str::NullTerminatedFormatter,
@@ -45,7 +44,10 @@ use super::{
     Request,
     TagSet, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    sync::lock_class, //
+};
 
 /// How many sectors, heads and cylinders a disk pretends to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,10 +200,9 @@ impl<T: Operations> Disk<T> {
             to_result(unsafe { bindings::blk_status_to_errno(status) })?;
             // Requests of a driver's own are completed in batches even if they have failed.
             //
-            // SAFETY: As above. The request stays this function's.
-            let mut request =
-                ManuallyDrop::new(unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) });
-            T::result(&mut request)
+            // SAFETY: As above, and so the pointer is not null. The request stays this function's.
+            let request = unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) };
+            T::result(&mut ManuallyDrop::new(request))
         });
         // SAFETY: The request is not needed any more.
         unsafe { bindings::blk_mq_free_request(rq) };
@@ -316,11 +317,12 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
                 unsafe { bindings::set_disk_ro(disk, true) };
             }
 
+            let class = lock_class!(c"block::GenDisk::presence");
             // INVARIANT: The disk has just been made.
             let this = try_pin_init!(Self {
                 disk,
                 parent,
-                presence <- new_mutex!(Presence::New),
+                presence <- Mutex::new(Presence::New, class.0, class.1),
                 quiesced: Atomic::new(false),
                 _tag_set: tag_set,
             });
