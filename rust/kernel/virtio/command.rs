@@ -141,7 +141,7 @@ where
 
     #[inline]
     fn writable_len(&self) -> usize {
-        let data = if self.is_write() { 0 } else { self.len() };
+        let data = if self.is_write() { 0 } else { self.data_len() };
         data + size_of::<S>()
     }
 }

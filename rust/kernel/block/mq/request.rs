@@ -147,7 +147,7 @@ impl<T: Operations> Request<T> {
 
     /// Returns how many bytes of data the request has.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub fn data_len(&self) -> usize {
         // CAST: From 32 bits to at least as many.
         //
         // SAFETY: By the type invariants the request is valid, and nobody changes it.
@@ -181,10 +181,10 @@ impl<T: Operations> Request<T> {
         let whole = unsafe { (*(*rq).q).limits.max_discard_segments } == 1;
 
         Ranges {
-            // SAFETY: By the type invariants the request is valid.
             bio: if whole {
                 None
             } else {
+                // SAFETY: By the type invariants the request is valid.
                 NonNull::new(unsafe { (*rq).bio })
             },
             whole: whole.then(|| Range {

@@ -536,8 +536,8 @@ impl Controller {
         let ops = &dev.common().ops;
         let Some(_lock) = self.lock_device(dev) else {
             if watching && self.unbinding.is_done() {
-                // The driver may wait for the device in its `unbind`. Who unbinds it holds the lock,
-                // and goes no further than that before the watch has been cancelled.
+                // The driver may wait for the device in its `unbind`. Who unbinds it holds the
+                // lock, and goes no further than that before the watch has been cancelled.
                 (ops.stop)(dev);
                 (ops.give_up)(dev);
             }

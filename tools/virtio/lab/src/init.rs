@@ -236,7 +236,12 @@ fn look_for_leaks() -> Result<()> {
         return Ok(());
     }
     // A driver that is still loaded refers to what it has; nothing may be left when it is gone.
-    for module in ["virtio_blk", "virtio_rng", "rust_virtio_suspend", "rust_virtio"] {
+    for module in [
+        "virtio_blk",
+        "virtio_rng",
+        "rust_virtio_suspend",
+        "rust_virtio",
+    ] {
         let _ = command("rmmod").arg("--syslog").arg(module).status();
     }
     // What is younger than five seconds is not looked at, and a pointer may be in a register once.
