@@ -12,7 +12,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`cli`], [`server`] | options; socket, vfio-user protocol, worker thread |
+//! | [`cli`], [`server`], [`socket`] | options; vfio-user protocol, worker thread; the socket |
 //! | [`pci`], [`irq`], [`memory`] | configuration space and capabilities; MSI-X and INTx; DMA |
 //! | [`common`] | layout of the BARs and of the common configuration structure |
 //! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
@@ -54,5 +54,6 @@ pub mod ring;
 pub mod rng;
 pub mod server;
 pub mod settings;
+pub mod socket;
 pub mod status;
 pub mod timers;

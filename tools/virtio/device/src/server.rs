@@ -2,11 +2,9 @@
 
 //! The vfio-user server: the socket, the protocol's callbacks, the worker thread and the end.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,74 +28,17 @@ use crate::common;
 use crate::device::{Device, Ending};
 use crate::mailbox::MAILBOX_SIZE;
 use crate::pci::CONFIG_SIZE;
+use crate::socket::{Socket, SocketError};
 
 /// The server can't start.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// Somebody listens there.
-    #[error("{} is in use: a server listens there; stop it or choose another --socket", .0.display())]
-    InUse(PathBuf),
-    /// There is something else.
-    #[error("{} exists and is not a socket; remove it or choose another --socket", .0.display())]
-    NotASocket(PathBuf),
-    /// It can't be bound.
-    #[error("can't listen on {}: {source}; does its directory exist, and may you write there?", path.display())]
-    Bind {
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    /// Its socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Signals or threads can't be set up.
     #[error("can't start: {0}")]
     Start(io::Error),
-}
-
-/// A socket that is removed when dropped.
-struct Socket {
-    path: PathBuf,
-}
-
-impl Socket {
-    /// Binds `path`; a stale socket that nobody listens on is removed first.
-    fn bind(path: &Path) -> Result<(Self, UnixListener), ServerError> {
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(ServerError::NotASocket(path.into()));
-            }
-            Ok(_) => match UnixStream::connect(path) {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    info!("removing the stale socket {}", path.display());
-                    // If that fails, binding tells why.
-                    let _ = fs::remove_file(path);
-                }
-                _ => return Err(ServerError::InUse(path.into())),
-            },
-            Err(_) => {}
-        }
-        let bind_error = |source| ServerError::Bind {
-            path: path.into(),
-            source,
-        };
-        // Between bind and listen a socket refuses connections and looks stale. It is made under
-        // another name and gets its own when it listens, unless somebody was faster: who sees the
-        // socket can connect to it.
-        let hidden = path.with_file_name(format!(".{:x}", std::process::id()));
-        let listener = UnixListener::bind(&hidden).map_err(bind_error)?;
-        let linked = fs::hard_link(&hidden, path);
-        let _ = fs::remove_file(&hidden);
-        linked.map_err(|source| match source.kind() {
-            ErrorKind::AlreadyExists => ServerError::InUse(path.into()),
-            _ => bind_error(source),
-        })?;
-        Ok((Self { path: path.into() }, listener))
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 /// The device, shared by the server thread, the worker and the signal thread.
@@ -112,7 +53,7 @@ struct Shared {
 /// Ends the process, with the last word of the device.
 fn exit(device: &mut Device, path: &Path) -> ! {
     device.summary();
-    drop(Socket { path: path.into() });
+    drop(Socket::at(path));
     std::process::exit(0)
 }
 
@@ -394,41 +335,4 @@ fn end_on_signal(shared: Arc<Shared>) -> Result<(), ServerError> {
         })
         .map_err(ServerError::Start)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use vmm_sys_util::tempdir::TempDir;
-
-    use super::*;
-
-    #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = TempDir::new().unwrap();
-        let path = dir.as_path().join("socket");
-        drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        let (socket, listener) = Socket::bind(&path).unwrap();
-        assert!(matches!(Socket::bind(&path), Err(ServerError::InUse(_))));
-        drop(listener);
-        drop(socket);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn other_files_are_left_alone() {
-        let dir = TempDir::new().unwrap();
-        let path = dir.as_path().join("file");
-        fs::write(&path, "mine").unwrap();
-        assert!(matches!(
-            Socket::bind(&path),
-            Err(ServerError::NotASocket(_))
-        ));
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
-        let nowhere = dir.as_path().join("no/such/socket");
-        assert!(matches!(
-            Socket::bind(&nowhere),
-            Err(ServerError::Bind { .. })
-        ));
-    }
 }
