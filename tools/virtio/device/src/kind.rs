@@ -107,6 +107,9 @@ pub struct Context<'a> {
     /// The requests that are finished: they go into the used ring, in this order, when the method
     /// returns.
     pub done: &'a mut Vec<Completion>,
+    /// The requests whose buffers are not needed after all, by queue: the last that were taken from
+    /// it and are not finished, the oldest first. They are available again, as if never taken.
+    pub back: &'a mut Vec<(u16, Token)>,
 }
 
 /// What a command of the mailbox has changed.
@@ -151,6 +154,16 @@ pub trait DeviceType: Send {
     /// The device is there; `port` is for the threads, which are to be started.
     fn attach(&mut self, _port: Port) -> io::Result<()> {
         Ok(())
+    }
+
+    /// A virtqueue was enabled, with so many descriptors.
+    fn queue_enabled(&mut self, _queue: u16, _size: u16) {}
+
+    /// Fields of the configuration that change by themselves may change now, which they may not
+    /// while the device is suspended (V3); [`Port::refresh_config`] asks for this. Returns whether
+    /// one did.
+    fn refresh_config(&mut self) -> bool {
+        false
     }
 
     /// Reads device configuration; `data` comes zeroed.

@@ -22,6 +22,8 @@ struct Inbox {
     done: Vec<Completion>,
     /// Queues to look at.
     look: Vec<u16>,
+    /// The configuration may change.
+    refresh: bool,
 }
 
 #[derive(Default)]
@@ -33,7 +35,7 @@ struct Shared {
 
 /// The way from a device type's threads to the device; a clone is the same port.
 ///
-/// [`Port::complete`] and [`Port::look`] may take the lock of the device. They are not for the
+/// [`Port::complete`], [`Port::look`] and [`Port::refresh_config`] may take the lock of the device. They are not for the
 /// methods of [`crate::kind::DeviceType`], which run under it, nor for who has [`Port::enter`]ed: a
 /// reset waits for those, under that lock.
 #[derive(Clone, Default)]
@@ -74,6 +76,12 @@ impl Port {
         self.wake();
     }
 
+    /// Something has happened by which the configuration changes.
+    pub fn refresh_config(&self) {
+        self.inbox().refresh = true;
+        self.wake();
+    }
+
     fn wake(&self) {
         if let Some(wake) = self.0.wake.get() {
             wake();
@@ -93,6 +101,11 @@ impl Port {
         done.append(&mut inbox.done);
         look.append(&mut inbox.look);
         !(done.is_empty() && look.is_empty())
+    }
+
+    /// Whether the configuration may have changed since this was last asked.
+    pub(crate) fn take_refresh(&self) -> bool {
+        std::mem::take(&mut self.inbox().refresh)
     }
 
     fn change(&self, change: impl FnOnce(&mut Grant)) {
@@ -181,5 +194,8 @@ mod tests {
         done.clear();
         look.clear();
         assert!(!port.take(&mut done, &mut look));
+        port.refresh_config();
+        assert!(port.take_refresh());
+        assert!(!port.take_refresh());
     }
 }

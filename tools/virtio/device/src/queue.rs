@@ -229,6 +229,13 @@ impl Queue {
         self.in_process.next_due_us().filter(|due| *due != HELD)
     }
 
+    /// Has the last buffer that was taken available again.
+    pub fn put_back(&mut self, head: Head) {
+        if let Some(ring) = &mut self.ring {
+            ring.put_back(head);
+        }
+    }
+
     /// Gives a buffer back with `len` bytes written.
     pub fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError> {
         if let Some(ring) = &mut self.ring {

@@ -136,8 +136,17 @@ impl Device {
         Ok(false)
     }
 
+    /// Has the configuration say what has changed by itself, unless that has to wait (V3).
+    pub(super) fn refresh_config(&mut self) {
+        let may = !self.machine.is_frozen();
+        if may && self.port.take_refresh() && self.device.refresh_config() {
+            self.config_changed();
+        }
+    }
+
     /// Makes the changes that had to wait.
     pub(super) fn make_held_changes(&mut self) {
+        self.refresh_config();
         for change in std::mem::take(&mut self.held_changes) {
             if let Err(error) = self.change(change) {
                 warn!("a change that waited for the resume is not possible any more: {error}");

@@ -262,6 +262,7 @@ impl Device {
                     "size": queue.size,
                     "ring": if packed { RingKind::Packed } else { RingKind::Split },
                 });
+                self.device.queue_enabled(index, queue.size);
                 self.emit("queue_enabled", fields);
             }
             Err(error) => self.device_error(index, &error),

@@ -10,7 +10,7 @@ use crate::admin;
 use crate::fault::Name;
 use crate::fuzz::Mischief;
 use crate::judge::{Access, AvailMark};
-use crate::kind::{Completion, Context, DeviceType, Request};
+use crate::kind::{Completion, Context, DeviceType, Request, Token};
 use crate::queue::{Waiting, HELD};
 use crate::ring::{Buffer, Head, RingError};
 
@@ -211,16 +211,35 @@ impl Device {
     pub(super) fn with_device(&mut self, act: impl FnOnce(&mut dyn DeviceType, &mut Context<'_>)) {
         // Putting it there can't finish more.
         let mut done = std::mem::take(&mut self.done);
+        let mut back = Vec::new();
         let mut cx = Context {
             mem: self.memory.memory(),
             settings: &self.settings,
             done: &mut done,
+            back: &mut back,
         };
         act(&mut *self.device, &mut cx);
         for completion in done.drain(..) {
             self.finish(completion);
         }
         self.done = done;
+        // The last one that was taken is the first one to go back.
+        for (queue, token) in back.into_iter().rev() {
+            self.put_back(queue.into(), token);
+        }
+    }
+
+    /// The device type has no use for a buffer after all.
+    fn put_back(&mut self, index: usize, token: Token) {
+        let Some(queue) = self.queues.get_mut(index) else {
+            return;
+        };
+        if let Some(begun) = queue.in_process.finish(token) {
+            queue.put_back(begun.head);
+            // What the driver was asked to notify is not what comes next any more.
+            queue.armed = false;
+            self.counters.buffers_consumed -= 1;
+        }
     }
 
     /// Puts what the threads of the device type have finished into the used rings, goes on with
@@ -231,6 +250,7 @@ impl Device {
     }
 
     pub(super) fn collect_done(&mut self) {
+        self.refresh_config();
         let mut done = std::mem::take(&mut self.done);
         let mut look = Vec::new();
         if self.port.take(&mut done, &mut look) {

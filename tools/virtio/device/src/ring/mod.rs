@@ -154,6 +154,9 @@ pub trait Ring: Send {
     /// Takes the next available buffer, if there is one.
     fn pop(&mut self, mem: &Memory) -> Result<Option<Buffer>, RingError>;
 
+    /// Has the last buffer that was taken, and not yet used, available again.
+    fn put_back(&mut self, head: Head);
+
     /// Gives a buffer back, with `len` bytes written into it.
     fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError>;
 

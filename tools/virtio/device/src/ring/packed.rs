@@ -43,6 +43,16 @@ impl Cursor {
         }
     }
 
+    fn retreat(&mut self, by: u16, size: u16) {
+        match self.index.checked_sub(by) {
+            Some(index) => self.index = index,
+            None => {
+                self.index = (u32::from(self.index) + u32::from(size) - u32::from(by)) as u16;
+                self.wrap = !self.wrap;
+            }
+        }
+    }
+
     /// As in the event suppression structure.
     fn to_event(self) -> u16 {
         self.index | if self.wrap { WRAP_BIT } else { 0 }
@@ -169,6 +179,11 @@ impl Ring for PackedRing {
         self.avail.advance(descriptors, self.layout.size);
         self.taken = self.taken.wrapping_add(descriptors.into());
         Ok(Some(buffer))
+    }
+
+    fn put_back(&mut self, head: Head) {
+        self.avail.retreat(head.descriptors, self.layout.size);
+        self.taken = self.taken.wrapping_sub(head.descriptors.into());
     }
 
     fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError> {

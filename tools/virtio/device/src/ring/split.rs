@@ -118,6 +118,12 @@ impl Ring for SplitRing {
         Ok(Some(buffer))
     }
 
+    fn put_back(&mut self, _head: Head) {
+        // Its entry is still there: the driver can't reuse it before the buffer is used.
+        let next = self.queue.next_avail();
+        self.queue.set_next_avail(next.wrapping_sub(1));
+    }
+
     fn push_used(&mut self, mem: &Memory, head: Head, len: u32) -> Result<(), RingError> {
         let size = self.queue.size();
         if head.id < size {

@@ -368,7 +368,8 @@ proptest! {
         prop_assert!(popped <= 2 * u32::from(driver.size) + 1);
     }
 
-    /// Random but well-formed traffic: what goes in comes out, once, in order.
+    /// Random but well-formed traffic: what goes in comes out, once, in order, even if it was put
+    /// back in between.
     #[test]
     fn traffic_is_lossless(
         packed in any::<bool>(),
@@ -383,7 +384,14 @@ proptest! {
         for (pieces, indirect, len) in chains {
             let pieces: Vec<_> = (0..pieces as u64).map(|i| (0x8000 + i, 1, true)).collect();
             let id = driver.add(&mem, &pieces, indirect);
+            let mark = ring.avail_mark(&mem).unwrap();
+            let position = ring.position();
             let buffer = ring.pop(&mem).unwrap().unwrap();
+            // As if never taken.
+            ring.put_back(buffer.head);
+            prop_assert_eq!(ring.avail_mark(&mem).unwrap(), mark);
+            prop_assert_eq!(ring.position(), position);
+            prop_assert_eq!(ring.pop(&mem).unwrap(), Some(buffer.clone()));
             prop_assert_eq!(buffer.head.id, id);
             prop_assert_eq!(buffer.writable.len(), pieces.len());
             prop_assert!(ring.pop(&mem).unwrap().is_none());
