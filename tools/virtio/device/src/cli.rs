@@ -47,6 +47,11 @@ const EXAMPLES: &str = r#"Examples:
 
     virtio-test-device --socket /tmp/rng.sock --fuzz 42
 
+  Two network devices on a cable, with two queue pairs each (for a guest with two namespaces):
+
+    virtio-test-device --type net --socket /tmp/a.sock --cable /tmp/cable --queue-pairs 2
+    virtio-test-device --type net --socket /tmp/b.sock --cable /tmp/cable --queue-pairs 2
+
 The guest can change all of this while it runs, and ask for counts and violations, through a
 mailbox in BAR 2. RUST_LOG=debug shows every access that was not as it should be; violations of
 the driver's rules are always logged as errors. SIGTERM ends the device cleanly."#;

@@ -14,6 +14,7 @@ use vm_memory::GuestMemoryError;
 use crate::blk::{self, request::Malformed};
 use crate::features::FeatureSet;
 use crate::memory::Memory;
+use crate::net::{self, Net};
 use crate::port::Port;
 use crate::ring::Buffer;
 use crate::rng::Rng;
@@ -28,6 +29,8 @@ pub enum Kind {
     Rng,
     /// Block device.
     Blk,
+    /// Network device, one end of a cable.
+    Net,
 }
 
 /// The options of the device types.
@@ -37,6 +40,10 @@ pub struct Options {
     /// Of a block device.
     #[command(flatten)]
     pub blk: blk::Options,
+
+    /// Of a network device.
+    #[command(flatten)]
+    pub net: net::Options,
 }
 
 impl Kind {
@@ -50,6 +57,7 @@ impl Kind {
         Ok(match self {
             Self::Rng => Box::new(Rng::default()),
             Self::Blk => Box::new(options.blk.build(queue_size)?),
+            Self::Net => Box::new(Net::new(&options.net)?),
         })
     }
 }

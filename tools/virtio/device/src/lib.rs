@@ -18,7 +18,7 @@
 //! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
 //! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
 //! | [`kind`], [`port`] | what a device type implements; how its threads reach the device |
-//! | [`rng`], [`blk`] | the entropy device; the block device |
+//! | [`rng`], [`blk`], [`net`] | the entropy, the block and the network device |
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
 //! | [`admin`] | the administration virtqueue |
 //! | [`fault`], [`fuzz`], [`timers`], [`random`] | misbehaving on request, and at random |
@@ -46,6 +46,7 @@ pub mod judge;
 pub mod kind;
 pub mod mailbox;
 pub mod memory;
+pub mod net;
 pub mod pci;
 pub mod port;
 pub mod queue;

@@ -6,10 +6,12 @@
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use virtio::blk::{Config, ConfigVolatileFieldAccess, TopologyVolatileFieldAccess};
+use virtio::blk::{self, ConfigVolatileFieldAccess as _, TopologyVolatileFieldAccess};
+use virtio::net::{self, ConfigVolatileFieldAccess as _};
 use virtio::pci::{CommonCfg, CommonCfgVolatileFieldAccess};
-use virtio_test_device::blk::config::field;
+use virtio_test_device::blk::config::field as blk_field;
 use virtio_test_device::common::reg;
+use virtio_test_device::net::config::field as net_field;
 use volatile::VolatilePtr;
 
 #[test]
@@ -55,8 +57,8 @@ fn registers_are_where_virtio_spec_has_them() {
 
 #[test]
 fn block_configuration_is_where_virtio_spec_has_it() {
-    let mut memory = MaybeUninit::<Config>::zeroed();
-    let base = NonNull::from(&mut memory).cast::<Config>();
+    let mut memory = MaybeUninit::<blk::Config>::zeroed();
+    let base = NonNull::from(&mut memory).cast::<blk::Config>();
     // SAFETY: As above: `memory` is large enough, aligned, zeroed, which every field of integers
     // allows, alive and not used in another way, and only addresses are taken.
     let config = unsafe { VolatilePtr::new(base) };
@@ -65,7 +67,7 @@ fn block_configuration_is_where_virtio_spec_has_it() {
         ($($($path:ident).+: $field:ident,)*) => {
             $(
                 let address = config$(.$path())+.as_raw_ptr().as_ptr() as *const u8 as usize;
-                assert_eq!(address - start, field::$field, stringify!($field));
+                assert_eq!(address - start, blk_field::$field, stringify!($field));
             )*
         };
     }
@@ -90,5 +92,31 @@ fn block_configuration_is_where_virtio_spec_has_it() {
         max_secure_erase_seg: MAX_SECURE_ERASE_SEG,
         secure_erase_sector_alignment: SECURE_ERASE_SECTOR_ALIGNMENT,
         zoned: END,
+    }
+}
+
+#[test]
+fn network_configuration_is_where_virtio_spec_has_it() {
+    let mut memory = MaybeUninit::<net::Config>::zeroed();
+    let base = NonNull::from(&mut memory).cast::<net::Config>();
+    // SAFETY: As above.
+    let config = unsafe { VolatilePtr::new(base) };
+    let start = base.as_ptr() as usize;
+    macro_rules! check {
+        ($($path:ident: $field:ident,)*) => {
+            $(
+                let address = config.$path().as_raw_ptr().as_ptr() as *const u8 as usize;
+                assert_eq!(address - start, net_field::$field, stringify!($field));
+            )*
+        };
+    }
+    check! {
+        mac: MAC,
+        status: STATUS,
+        max_virtqueue_pairs: MAX_VIRTQUEUE_PAIRS,
+        mtu: MTU,
+        speed: SPEED,
+        duplex: DUPLEX,
+        rss_max_key_size: END,
     }
 }

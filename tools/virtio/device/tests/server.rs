@@ -297,6 +297,7 @@ fn help_has_examples() {
         "--fuzz",
         "--backing",
         "write-zeroes",
+        "--cable",
         "suspend-late[=MS]",
         "needs-reset-MOMENT",
         "while-suspended[=MS]",
