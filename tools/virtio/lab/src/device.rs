@@ -42,11 +42,14 @@ pub fn default_pair() -> Vec<Spec> {
         .into()
 }
 
-/// Those of the kselftests: the pair, and a disk.
+/// Those of the kselftests: the pair, a disk, and two network devices on a cable.
 pub fn of_selftests() -> Vec<Spec> {
     let disk = "--type blk --size 64M --queues 2 --queue-size 128";
+    let end = "--type net --cable /run/cable.sock --queue-pairs 2 --queue-size 256";
     let mut specs = default_pair();
-    specs.push(Spec(disk.split(' ').map(String::from).collect()));
+    for device in [disk, end, end] {
+        specs.push(Spec(device.split(' ').map(String::from).collect()));
+    }
     specs
 }
 

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Two network devices on a cable, each with a network namespace of its own.
+
+    one, other = cable()
+    one.ping(other)
+
+The devices are test devices of type `net` (tools/virtio), which are each other's only neighbour.
+"""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from suspend_lib import BUS, PROMPT, SLOWNESS, Fail, Mailbox, Skip, expect, require, wait_for
+
+DRIVER = "virtio_net"
+# VIRTIO_ID_NET, as sysfs says it.
+DEVICE_ID = "0x0001"
+INTERFACE = "e0"
+# Feature bits.
+F = {
+    "CSUM": 0, "GUEST_CSUM": 1, "CTRL_GUEST_OFFLOADS": 2, "MTU": 3, "MAC": 5, "GUEST_TSO4": 7,
+    "GUEST_TSO6": 8, "GUEST_ECN": 9, "HOST_TSO4": 11, "HOST_TSO6": 12, "HOST_ECN": 13,
+    "MRG_RXBUF": 15, "STATUS": 16, "CTRL_VQ": 17, "CTRL_RX": 18, "CTRL_VLAN": 19,
+    "GUEST_ANNOUNCE": 21, "MQ": 22, "CTRL_MAC_ADDR": 23, "SPEED_DUPLEX": 63,
+}
+IPERF_PORT = 5201
+
+
+def sh(*command, check=True, timeout=30 * SLOWNESS):
+    """Runs a command; returns what it printed."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    if check and result.returncode:
+        raise Fail(f"{' '.join(command)}: {result.stdout}{result.stderr}")
+    return result.stdout
+
+
+class End:
+    """One of the two devices, with its namespace."""
+
+    def __init__(self, name, number):
+        self.name = name
+        self.path = BUS / name
+        self.namespace = f"cable{number}"
+        self.address = f"192.0.2.{number}"
+        self.mailbox = Mailbox.of(self.path.resolve().parent)
+
+    # The device.
+
+    def report(self):
+        """What the device says of itself."""
+        return self.mailbox.command("device")["device"]
+
+    def change(self, **change):
+        """Changes the device; returns whether that has to wait for a resume."""
+        return self.mailbox.command("device", set=change)["held"]
+
+    def negotiated(self):
+        return int(self.mailbox.info()["negotiated"], 16)
+
+    def has(self, feature):
+        return bool(self.negotiated() >> F[feature] & 1)
+
+    def violations(self):
+        stats = self.mailbox.stats()
+        return [f"{v['rule']}: {v['what']} ({v['access']})" for v in stats["violation_list"]]
+
+    # The interface.
+
+    def run(self, *command, **options):
+        """Runs a command in the namespace."""
+        return sh("ip", "netns", "exec", self.namespace, *command, **options)
+
+    def ip(self, *arguments):
+        return json.loads(sh("ip", "-json", "-n", self.namespace, *arguments) or "[]")
+
+    def link(self):
+        """What `ip link` says of the interface."""
+        return self.ip("-statistics", "-details", "link", "show", INTERFACE)[0]
+
+    def set_link(self, *arguments):
+        sh("ip", "-n", self.namespace, "link", "set", INTERFACE, *arguments)
+
+    def ethtool(self, option, *arguments):
+        return self.run("ethtool", option, INTERFACE, *arguments)
+
+    def features(self):
+        """The interface's features, as `ethtool -k` has them: on or off."""
+        lines = re.findall(r"^\s*(\S+): (on|off)", self.ethtool("-k"), re.M)
+        return {name: state == "on" for name, state in lines}
+
+    def set_up(self):
+        """Puts the interface into a namespace of its own, with an address, and up."""
+        names = [path.name for path in (self.path / "net").iterdir()]
+        sh("ip", "netns", "add", self.namespace)
+        sh("ip", "link", "set", names[0], "netns", self.namespace, "name", INTERFACE)
+        sh("ip", "-n", self.namespace, "address", "add", f"{self.address}/24", "dev", INTERFACE)
+        self.set_link("up")
+
+    def tear_down(self):
+        sh("ip", "netns", "delete", self.namespace, check=False)
+
+    # What goes across.
+
+    def ping(self, other, count=5, interval=0.05):
+        """Pings the other end; returns how many answers are missing."""
+        output = self.run("ping", "-q", "-c", str(count), "-i", str(interval), "-W", "2",
+                          other.address, check=False)
+        match = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        require(match, f"ping says: {output}")
+        return int(match[1]) - int(match[2])
+
+    def forget(self):
+        """Forgets the addresses of neighbours."""
+        sh("ip", "-n", self.namespace, "neighbour", "flush", "dev", INTERFACE)
+
+    def serve(self):
+        """Starts a server for one run of iperf3."""
+        self.run("iperf3", "--server", "--one-off", "--daemon", "--port", str(IPERF_PORT))
+
+        def listens():
+            return f":{IPERF_PORT}" in self.run("ss", "-Hltn")
+
+        wait_for(listens, "iperf3 listens", 5 * PROMPT)
+
+    def iperf(self, other, seconds=2, *arguments):
+        """Sends TCP to the other end for a while; returns what iperf3 says at the end."""
+        other.serve()
+        output = self.run("iperf3", "--client", other.address, "--port", str(IPERF_PORT),
+                          "--time", str(seconds), "--json", *arguments, check=False)
+        result = json.loads(output)
+        require("error" not in result, f"iperf3: {result.get('error')}")
+        return result["end"]
+
+
+def _found():
+    paths = sorted(BUS.iterdir()) if BUS.exists() else []
+    names = [p.name for p in paths if (p / "device").read_text().strip() == DEVICE_ID]
+    ends = [End(name, number) for number, name in enumerate(names, 1)]
+    ends = [end for end in ends if end.mailbox]
+    if len(ends) != 2:
+        raise Skip(f"{len(ends)} test devices of type net, two on a cable are needed")
+    return ends
+
+
+def reload():
+    """Has the driver loaded anew, and so the devices reset."""
+    sh("modprobe", "-r", DRIVER)
+    sh("modprobe", DRIVER)
+
+
+def is_up(end):
+    return "LOWER_UP" in end.link()["flags"]
+
+
+def cable():
+    """The two ends, set up and up."""
+    ends = _found()
+    if not Path(f"/sys/module/{DRIVER}").exists():
+        sh("modprobe", DRIVER)
+    for end in ends:
+        expect((end.path / "driver").resolve().name, DRIVER, f"driver of {end.name}")
+        end.tear_down()
+    for end in ends:
+        wait_for(lambda: any((end.path / "net").glob("*")), f"{end.name} has an interface",
+                 5 * PROMPT)
+        end.set_up()
+    for end in ends:
+        wait_for(lambda: is_up(end), f"the link of {end.name} is up", 5 * PROMPT)
+    return ends
