@@ -301,7 +301,7 @@ impl Net {
                 .take(usable)
                 .position(|(_, buffer)| {
                     room += buffer.head.writable_len;
-                    room >= frame.len() as u64
+                    room >= frame.total_len() as u64
                 })
                 .map(|last| last + 1);
             let Some(count) = count else {
@@ -517,7 +517,7 @@ impl DeviceType for Net {
 
     fn queue_enabled(&mut self, queue: u16, size: u16) {
         if let Some(receive) = self.receive.get_mut(usize::from(queue / 2)) {
-            if queue % 2 == 0 {
+            if queue.is_multiple_of(2) {
                 receive.size = size;
             }
         }

@@ -129,10 +129,10 @@ impl Cable {
         if !queue.carrier {
             return Err(Dropped::NoCarrier);
         }
-        if queue.frames.len() >= MAX_FRAMES || queue.bytes + frame.len() > MAX_BYTES {
+        if queue.frames.len() >= MAX_FRAMES || queue.bytes + frame.total_len() > MAX_BYTES {
             return Err(Dropped::Full);
         }
-        queue.bytes += frame.len();
+        queue.bytes += frame.total_len();
         queue.frames.push_back(frame);
         drop(queue);
         self.outbox.changed.notify_one();
@@ -254,7 +254,7 @@ fn send_all(stream: &UnixStream, outbox: &Outbox) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(BUFFER, stream);
     while let Some(frames) = outbox.take() {
         for frame in frames {
-            writer.write_all(&(frame.len() as u32).to_be_bytes())?;
+            writer.write_all(&(frame.total_len() as u32).to_be_bytes())?;
             writer.write_all(&frame.to_bytes(0))?;
         }
         writer.flush()?;

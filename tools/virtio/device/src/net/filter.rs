@@ -122,12 +122,10 @@ impl Filter {
         if self.promiscuous {
             return true;
         }
-        if let (Some(vlans), [_, _, _, _, _, _, tag @ ..]) = (&self.vlans, rest) {
-            if let [t0, t1, v0, v1, ..] = tag {
-                let vlan = u16::from_be_bytes([*v0, *v1]) % VLANS;
-                if [*t0, *t1] == VLAN_TAG && !vlans.contains(&vlan) {
-                    return false;
-                }
+        if let (Some(vlans), [_, _, _, _, _, _, t0, t1, v0, v1, ..]) = (&self.vlans, rest) {
+            let vlan = u16::from_be_bytes([*v0, *v1]) % VLANS;
+            if [*t0, *t1] == VLAN_TAG && !vlans.contains(&vlan) {
+                return false;
             }
         }
         debug_assert!(frame.len() >= ETHERNET);

@@ -161,7 +161,7 @@ impl Frame {
     }
 
     /// Length with the header.
-    pub fn len(&self) -> usize {
+    pub fn total_len(&self) -> usize {
         HEADER + self.data.len()
     }
 

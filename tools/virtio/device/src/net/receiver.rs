@@ -110,7 +110,9 @@ impl Receiver {
                 (&mut counts.too_long, None)
             }
             Ok(frame) if !self.filter.accepts(frame.data()) => (&mut counts.filtered, None),
-            Ok(frame) if self.frames >= MAX_FRAMES || self.bytes + frame.len() > MAX_BYTES => {
+            Ok(frame)
+                if self.frames >= MAX_FRAMES || self.bytes + frame.total_len() > MAX_BYTES =>
+            {
                 (&mut counts.full, None)
             }
             Ok(frame) => (&mut counts.full, Some(frame)),
@@ -121,7 +123,7 @@ impl Receiver {
         };
         let pair = self.steering.pair(frame.data());
         self.frames += 1;
-        self.bytes += frame.len();
+        self.bytes += frame.total_len();
         self.queues.get_mut(usize::from(pair))?.push_back(frame);
         Some(pair)
     }
@@ -137,7 +139,7 @@ impl Receiver {
         loop {
             let frame = self.queues.get_mut(usize::from(pair))?.pop_front()?;
             self.frames -= 1;
-            self.bytes -= frame.len();
+            self.bytes -= frame.total_len();
             match offload::for_driver(frame, self.offloads) {
                 Ok(frames) if !frames.is_empty() => return Some(frames),
                 Ok(_) | Err(NotTcp) => self.counts.malformed += 1,
