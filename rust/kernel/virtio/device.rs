@@ -103,10 +103,7 @@ impl Device<device::Bound> {
     /// suspended, does not need a reset, is not gone, and its virtqueues are whole. May sleep.
     pub fn is_operational(&self) -> bool {
         let status = self.status();
-        let mut whole = true;
-        self.common()
-            .for_each_queue(|_, queue| whole &= !queue.is_broken());
-        whole
+        !self.common().has_broken_queue()
             && self.common().controller.is_running()
             && status.contains(Status::DRIVER_OK)
             && !status.contains(Status::DEVICE_NEEDS_RESET)
@@ -116,6 +113,11 @@ impl Device<device::Bound> {
     /// waiting for.
     pub fn can_recover(&self) -> bool {
         self.common().controller.can_recover()
+    }
+
+    /// Returns whether the device is not there any more: its registers read as all ones. May sleep.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.status() == Status::ALL_ONES
     }
 
     /// Reads the device status field. May sleep.

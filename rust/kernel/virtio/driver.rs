@@ -52,8 +52,7 @@ use crate::{
     },
     sync::lock_class,
     Device,
-    Feature,
-    Status, //
+    Feature, //
 };
 
 /// How many feature bits a driver can have in its table.
@@ -208,6 +207,13 @@ impl Common {
     /// Returns whether the driver's probe is over, and has not been undone.
     pub(crate) fn is_populated(&self) -> bool {
         self.populated.load(Acquire)
+    }
+
+    /// Returns whether the device has put something into a virtqueue that can't be.
+    pub(crate) fn has_broken_queue(&self) -> bool {
+        let mut broken = false;
+        self.for_each_queue(|_, queue| broken |= queue.is_broken());
+        broken
     }
 
     /// Cancels all work for the device, and waits for what runs. May sleep.
@@ -433,7 +439,7 @@ impl<T: Driver + 'static> Adapter<T> {
         //    is gone does neither anyway, and never presents that it has been reset: the transport
         //    would wait for that for ever.
         private.common.live.store(false, Release);
-        if dev.status() != Status::ALL_ONES {
+        if !dev.is_gone() {
             // SAFETY: The device is valid, this is no callback of its virtqueues, and nobody
             // notifies it: the queues are closed.
             unsafe { bindings::virtio_reset_device(dev.as_raw()) };
@@ -487,7 +493,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // with its lock held.
         let dev = unsafe { Self::core(vdev) };
 
-        if dev.status() == Status::ALL_ONES {
+        if dev.is_gone() {
             // As in `stop`: it is gone, and its reset would never end.
             dev.break_queues();
             dev.synchronize_callbacks();

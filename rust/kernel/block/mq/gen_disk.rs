@@ -28,8 +28,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            Full,
-            Relaxed, //
+            Full, //
         },
         Arc,
         Mutex, //
@@ -394,11 +393,6 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
             // SAFETY: By the type invariants the queue is valid.
             unsafe { bindings::blk_mq_unquiesce_queue(self.queue()) };
         }
-    }
-
-    /// Returns whether requests are held back.
-    pub fn is_quiesced(&self) -> bool {
-        self.quiesced.load(Relaxed)
     }
 }
 

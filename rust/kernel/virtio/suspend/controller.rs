@@ -457,10 +457,7 @@ impl Controller {
         }
         drop(inner);
         let mut condition = protocol::Condition::of(revision, Self::read_status(dev));
-        let mut broken = false;
-        dev.common()
-            .for_each_queue(|_, queue| broken |= queue.is_broken());
-        if broken && condition == protocol::Condition::Running {
+        if condition == protocol::Condition::Running && dev.common().has_broken_queue() {
             condition = protocol::Condition::Broken(Reason::NeedsReset);
         }
 
