@@ -21,6 +21,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The module that all of ours use.
+const CRATE: &str = "rust_virtio";
+
 /// Where a run's directory has the job and its status.
 pub const JOB: &str = "job.json";
 /// Is there as soon as the job begins.
@@ -236,14 +239,12 @@ fn look_for_leaks() -> Result<()> {
         return Ok(());
     }
     // A driver that is still loaded refers to what it has; nothing may be left when it is gone.
-    for module in [
-        "virtio_blk",
-        "virtio_rng",
-        "rust_virtio_suspend",
-        "rust_virtio",
-    ] {
-        let _ = command("rmmod").arg("--syslog").arg(module).status();
+    let mut rmmod = command("rmmod");
+    rmmod.arg("--syslog");
+    if let Ok(drivers) = fs::read_dir(format!("/sys/module/{CRATE}/holders")) {
+        rmmod.args(drivers.flatten().map(|driver| driver.file_name()));
     }
+    let _ = rmmod.arg(CRATE).status();
     // What is younger than five seconds is not looked at, and a pointer may be in a register once.
     for _ in 0..2 {
         thread::sleep(Duration::from_secs(6));

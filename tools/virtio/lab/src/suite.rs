@@ -30,7 +30,6 @@ use std::time::Duration;
 pub const SELFTESTS: &str = "tools/testing/selftests/virtio";
 /// For one kselftest, unless its `settings` file says otherwise.
 const DEFAULT_TIMEOUT_S: u64 = 45;
-/// For boot and shutdown of a guest, on a slow machine.
 /// What looking for leaks takes at most, on a kernel that can.
 const LEAK_CHECK: Duration = Duration::from_secs(120);
 
