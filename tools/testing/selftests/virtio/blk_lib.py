@@ -126,6 +126,21 @@ class Disk:
         with self.open() as fd:
             fcntl.ioctl(fd, request, struct.pack("QQ", offset, size))
 
+    def read_held(self):
+        """A read in a child, which the device has and does not finish while `hold` is set."""
+        self.mailbox.set(hold=True)
+        child = Child(self.read, 0, 4096)
+        wait_for(lambda: self.held() == 1, "the device has the request")
+        return child
+
+    def reads_not_consumed(self, count=4):
+        """Reads in children, which the device leaves in the ring until the next suspend."""
+        self.mailbox.set(faults=["avail-left"])
+        children = [Child(self.read, 4096 * number, 4096) for number in range(count)]
+        for child in children:
+            blocked(child, 0.1)
+        return children
+
     def held(self):
         """How many requests the device has in process."""
         return sum(queue["in_process"] for queue in self.mailbox.stats()["queues"])

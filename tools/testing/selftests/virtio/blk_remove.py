@@ -5,7 +5,6 @@
 import errno
 import mmap
 import os
-import time
 
 from suspend_lib import (
     PROMPT,
@@ -18,6 +17,7 @@ from suspend_lib import (
     require,
     run,
     wait_for,
+    within,
 )
 
 from blk_lib import (
@@ -57,10 +57,8 @@ def end_with_an_error(children):
 
 
 def quickly(action, what):
-    began = time.monotonic()
-    action()
-    took = time.monotonic() - began
-    require(took < 2 * PROMPT, f"{what} took {took:.1f} s")
+    with within(2 * PROMPT, what):
+        action()
 
 
 @case("unbind with requests in flight")
@@ -76,9 +74,7 @@ def unbind():
 @case("unbind of a device that does not answer, and then says that it needs a reset")
 def unbind_needs_reset():
     target = disk()
-    target.mailbox.set(hold=True)
-    child = Child(target.read, 0, 4096)
-    wait_for(lambda: target.held() == 1, "the device has the request")
+    child = target.read_held()
     unbinding = Child(target.dev.unbind)
     blocked(unbinding)
     target.mailbox.command("fault-now", fault="needs-reset")
@@ -117,10 +113,7 @@ def suspended():
 @case("unbind while suspended, with requests in the ring")
 def in_the_ring():
     target = disk()
-    target.mailbox.set(faults=["avail-left"])
-    children = [Child(target.read, 4096 * number, 4096) for number in range(4)]
-    for child in children:
-        blocked(child, 0.1)
+    children = target.reads_not_consumed()
     target.dev.request("suspend")
     quickly(target.dev.unbind, "unbind")
     for child in children:
@@ -145,9 +138,7 @@ def unplug(state):
 @case("a device that is gone: what it had and what waits fails")
 def gone():
     target = disk()
-    target.mailbox.set(hold=True)
-    child = Child(target.read, 0, 4096)
-    wait_for(lambda: target.held() == 1, "the device has the request")
+    child = target.read_held()
     target.mailbox.command("fault-now", fault="gone")
     expect_errno("ENODEV", "suspend", target.dev.request, "suspend")
     expect(child.errno(what="the reader is told"), "EIO", "the reader")

@@ -117,10 +117,7 @@ def in_process():
 @case("a request that the device has not consumed is completed after the resume")
 def not_consumed():
     target = disk()
-    target.mailbox.set(faults=["avail-left"])
-    readers = [Child(target.read, 4096 * number, 4096) for number in range(4)]
-    for reader in readers:
-        blocked(reader, 0.1)
+    readers = target.reads_not_consumed()
     target.dev.request("suspend")
     outstanding = sum(int(queue["outstanding"]) for queue in target.dev.queues())
     expect(outstanding, 4, "buffers in the rings")

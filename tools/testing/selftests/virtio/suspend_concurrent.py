@@ -9,6 +9,7 @@ import signal
 import time
 
 from suspend_lib import (
+    FAR_MS,
     PROMPT,
     REVISIONS,
     RUNNING,
@@ -17,15 +18,15 @@ from suspend_lib import (
     device,
     expect,
     expect_errno,
-    require,
     request_in_child,
+    request_without_end,
+    require,
     run,
     wait_for,
     works,
 )
 
 DELAY_MS = 1000
-FAR_MS = 60_000
 
 
 @case("{revision}: requests while one is under way: EBUSY", revision=REVISIONS)
@@ -66,9 +67,7 @@ def many(revision):
 def killed(revision):
     dev = device(revision, mailbox=True)
     failures = dev.number("failures")
-    dev.mailbox.set(delay_suspend_ms=FAR_MS)
-    dev.write("timeout_ms", str(FAR_MS))
-    child = request_in_child(dev, "suspend")
+    child = request_without_end(dev, "suspend")
     child.kill()
     expect(child.wait(what="the killed writer is gone"), -signal.SIGKILL, "how it ended")
     expect(dev.state, "running", "state")

@@ -3,6 +3,7 @@
 """Several devices: each has its own state, deadline and revision."""
 
 from suspend_lib import (
+    FAR_MS,
     OFFER,
     PROMPT,
     REVISIONS,
@@ -12,14 +13,13 @@ from suspend_lib import (
     devices,
     drain,
     expect,
+    read_some,
     require,
     run,
-    read_some,
     select_rng,
     works,
 )
 
-FAR_MS = 60_000
 
 
 def pair(*revisions):

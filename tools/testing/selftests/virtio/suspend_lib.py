@@ -21,6 +21,7 @@ misbehave. A case that needs one is skipped on a machine with other devices; so 
 a revision of the feature that no device there has.
 """
 
+import contextlib
 import errno
 import faulthandler
 import fnmatch
@@ -59,6 +60,8 @@ SUSPENDED = {"1.4": 0x1B, "draft": 0x1F}
 SLOWNESS = int(os.environ.get("SUSPEND_SLOWNESS", "1"))
 # The deadline of transitions while a case runs, unless it sets another.
 TIMEOUT_MS = 5000 * SLOWNESS
+# A delay that no case lives to see the end of, in milliseconds.
+FAR_MS = 60_000
 # "At once", on a slow and busy machine.
 PROMPT = 2.0 * SLOWNESS
 # No case takes longer.
@@ -121,6 +124,15 @@ def wait_for(condition, what, within=PROMPT):
         if time.monotonic() > end:
             raise Fail(f"not within {within} s: {what}")
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def within(seconds, what):
+    """What is done in the block takes less than that."""
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    require(took < seconds, f"{what} took {took:.2f} s")
 
 
 # The test device.
@@ -516,6 +528,15 @@ def request_in_child(dev, goal):
     return child
 
 
+def request_without_end(dev, goal):
+    """Requests in a child what the test device is far from doing, and waits until it is under way."""
+    if goal == "resume":
+        dev.request("suspend")
+    dev.need_mailbox().set(**{f"delay_{goal}_ms": FAR_MS})
+    dev.write("timeout_ms", str(2 * FAR_MS))
+    return request_in_child(dev, goal)
+
+
 # Entropy.
 
 
@@ -641,6 +662,12 @@ class Reader:
             self.child.wait()
         os.close(self._pipe)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
 
 # Running cases.
 
@@ -689,6 +716,13 @@ def case(text, **parameters):
 def skip_all(reason):
     print(f"1..0 # SKIP {reason}")
     sys.exit(ksft.KSFT_SKIP)
+
+
+def _load_or_skip():
+    try:
+        modules.load()
+    except (Skip, Fail, OSError) as reason:
+        skip_all(str(reason))
 
 
 def _find_devices():
@@ -775,17 +809,11 @@ def run(block=False):
     faulthandler.dump_traceback_later(FILE_SECONDS, exit=True)
     if block:
         modules.want_block = True
-        try:
-            modules.load()
-        except (Skip, Fail, OSError) as reason:
-            skip_all(str(reason))
+        _load_or_skip()
     _find_devices()
     if not _devices:
         # A device of a driver that is there already would have been found.
-        try:
-            modules.load()
-        except (Skip, Fail, OSError) as reason:
-            skip_all(str(reason))
+        _load_or_skip()
         _find_devices()
     if not _devices:
         skip_all("no device that can be suspended")

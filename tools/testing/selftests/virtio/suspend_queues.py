@@ -10,6 +10,7 @@ and a configuration change waits for it (V4, D12).
 from pathlib import Path
 
 from suspend_lib import (
+    FAR_MS,
     REVISIONS,
     RUNNING,
     SUSPENDED,
@@ -129,7 +130,7 @@ def rolled_back(ring, revision):
     select_rng(dev)
     hold_a_buffer(dev)
     quiet()
-    dev.mailbox.set(delay_suspend_ms=60_000)
+    dev.mailbox.set(delay_suspend_ms=FAR_MS)
     dev.write("timeout_ms", "100")
     try:
         dev.request("suspend")

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 
 import suspend_lib
-from suspend_lib import REVISIONS, Reader, case, device, expect, require, run, works
-from suspend_stream import BLOCK, accounted, whole
+from suspend_lib import REVISIONS, case, device, expect, require, run, works
+from suspend_stream import accounted, reading, whole
 
 CYCLES = int(os.environ.get("SUSPEND_CYCLES", "50"))
 # What a kernel without checks may use more than before.
@@ -40,20 +40,13 @@ def unreclaimable():
 
 
 def soak(dev, account):
-    reader = Reader(BLOCK)
-    try:
+    with reading(dev, account) as reader:
         # What is allocated once is there after some cycles.
         cycles(dev, account, reader, 10)
         before = unreclaimable()
         cycles(dev, account, reader, CYCLES)
         grown = unreclaimable() - before
         require(grown < slack(), f"{grown} KiB of memory lost in {CYCLES} cycles")
-    finally:
-        # What the reader has is accounted for: it is killed while it waits.
-        dev.request("suspend")
-        account.add(reader.block())
-        reader.close()
-        dev.request("resume")
 
 
 def cycles(dev, account, reader, count):

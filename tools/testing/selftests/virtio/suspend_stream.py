@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """The stream of a test device that delivers a counter: every word is accounted for."""
 
+import contextlib
 from pathlib import Path
 
-from suspend_lib import Fail, drain, require, select_rng
+from suspend_lib import Fail, Reader, drain, require, select_rng
 
 BLOCK = 64
 
@@ -24,22 +25,28 @@ class Account:
         dev.request("suspend")
         drain()
         dev.request("resume")
+        self._thread = None
         self._switches = self._of_thread()
         # What was read at a time, and whether the thread had run since the last time.
         self._parts = []
 
+    def _of_thread(self):
+        """How often the thread has been switched away from, and which one it is."""
+        status = self._status_of(self._thread)
+        if not status:
+            self._thread = next(filter(self._status_of, Path("/proc").glob("[0-9]*/status")), None)
+            status = self._status_of(self._thread)
+        return self._thread, status
+
     @staticmethod
-    def _of_thread():
-        for status in Path("/proc").glob("[0-9]*/status"):
-            try:
-                text = status.read_text()
-            except OSError:
-                continue
-            fields = dict(line.split(":", 1) for line in text.splitlines())
-            if fields["Name"].strip() == "hwrng":
-                return [fields["Pid"], fields["voluntary_ctxt_switches"],
-                        fields["nonvoluntary_ctxt_switches"]]
-        return None
+    def _status_of(path):
+        try:
+            fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        except (AttributeError, OSError):
+            return None
+        if fields["Name"].strip() != "hwrng":
+            return None
+        return fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
 
     def add(self, data):
         require(len(data) % BLOCK == 0, f"{len(data)} bytes, no whole blocks")
@@ -71,6 +78,20 @@ def accounted(scenario, dev):
     account = Account(dev)
     scenario(dev, account)
     account.check()
+
+
+@contextlib.contextmanager
+def reading(dev, account):
+    """A reader, of which the account has all in the end."""
+    reader = Reader(BLOCK)
+    try:
+        yield reader
+    finally:
+        # It is killed while it waits.
+        dev.request("suspend")
+        account.add(reader.block())
+        reader.close()
+        dev.request("resume")
 
 
 def whole(reader, request, goal):

@@ -136,8 +136,7 @@ def survive(everyone, *children):
 @case("requests from many, some of them killed, while all is read")
 def requests():
     everyone = devices()
-    reader = Reader()
-    try:
+    with Reader() as reader:
         children = []
         for dev in everyone:
             children += [requester(dev), requester(dev), killer(dev), looker(dev)]
@@ -147,8 +146,6 @@ def requests():
         for child in children:
             require(child.poll() is None, f"a child ended by itself: {child.status}")
         settle(everyone)
-    finally:
-        reader.close()
 
 
 @case("requests while deadlines, delays and the configuration change")

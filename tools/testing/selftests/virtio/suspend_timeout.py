@@ -8,6 +8,7 @@ A suspend that is not done in time is rolled back: the device runs as if nothing
 import time
 
 from suspend_lib import (
+    FAR_MS,
     PROMPT,
     REVISIONS,
     RUNNING,
@@ -23,9 +24,8 @@ from suspend_lib import (
 )
 
 DELAY_MS = 300
-# A deadline that a case waits for, and a delay far beyond it.
+# A deadline that a case waits for.
 SHORT_MS = 200
-FAR_MS = 60_000
 
 
 @case("{revision}: {goal} waits for the device", revision=REVISIONS, goal=("suspend", "resume"))
