@@ -152,6 +152,8 @@ def link(one, other):
     require(is_up(other), "the other end is down")
     one.change(link=True)
     wait_for(lambda: is_up(one), "the link is up")
+    # The pings before may have left the resolution of the address about to fail.
+    one.forget()
     expect(one.ping(other), 0, "lost pings")
 
 

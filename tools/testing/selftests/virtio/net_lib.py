@@ -151,7 +151,9 @@ def reload():
 
 
 def is_up(end):
-    return "LOWER_UP" in end.link()["flags"]
+    """The link is there, and the network stack has taken note: until then packets are dropped."""
+    link = end.link()
+    return "LOWER_UP" in link["flags"] and link["operstate"] != "DOWN"
 
 
 def cable():
