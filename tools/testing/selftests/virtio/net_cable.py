@@ -58,6 +58,11 @@ def transfer(one, other, *arguments):
     return sent["tx"], received["rx"]
 
 
+@case("two interfaces come up on the cable")
+def interfaces():
+    ends()
+
+
 @case("ping goes across, both ways")
 @checked
 def ping(one, other):
