@@ -12,9 +12,10 @@ use kernel::{
 
 use crate::bindings;
 
-/// The name and the key of a lock class, for a lock that is made in a generic function.
+/// The name and the key of a lock class, for a lock whose initializer may be compiled in another
+/// crate: in a generic function, or in a function that returns an initializer, which is a closure.
 ///
-/// A key is a static, of which there is one whatever crate instantiates the function, but a literal
+/// A key is a static, of which there is one whatever crate compiles the initializer, but a literal
 /// is a constant, of which each crate has its own. `lockdep` takes two names of one class for a
 /// mistake, so the name is a static as well.
 macro_rules! lock_class {

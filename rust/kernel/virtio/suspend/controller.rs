@@ -7,7 +7,6 @@ use kernel::{
         Bound,
         CoreInternal, //
     },
-    new_mutex,
     prelude::*,
     sync::{
         Arc,
@@ -43,7 +42,10 @@ use super::{
 use crate::{
     device::DeviceLock,
     driver::Common,
-    sync::Completion,
+    sync::{
+        lock_class,
+        Completion, //
+    },
     Device,
     Feature,
     Status, //
@@ -179,9 +181,11 @@ pub(crate) struct Controller {
 
 impl Controller {
     pub(crate) fn new(revision: Option<Revision>) -> impl PinInit<Self, Error> {
+        let inner = lock_class!(c"suspend::Controller::inner");
+        let order = lock_class!(c"suspend::Controller::order");
         try_pin_init!(Self {
             revision,
-            inner <- new_mutex!(Inner {
+            inner <- Mutex::new(Inner {
                 stats: Stats {
                     state: State::Running,
                     timeout_ms: DEFAULT_TIMEOUT_MS,
@@ -200,8 +204,8 @@ impl Controller {
                 resume_asked: false,
                 watch: (0, 0),
                 directory: None,
-            }),
-            order <- new_mutex!(()),
+            }, inner.0, inner.1),
+            order <- Mutex::new((), order.0, order.1),
             unbinding <- Completion::new(),
             watch <- Later::new(Self::look),
             records: Arc::pin_init(Records::new(), GFP_KERNEL)?,

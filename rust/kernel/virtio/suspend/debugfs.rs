@@ -10,7 +10,7 @@ use kernel::{
         Dir,
         File, //
     },
-    fmt, new_mutex,
+    fmt,
     prelude::*,
     str::CString,
     sync::{
@@ -20,7 +20,10 @@ use kernel::{
     },
 };
 
-use crate::queue::Record;
+use crate::{
+    queue::Record,
+    sync::lock_class, //
+};
 
 global_lock! {
     // SAFETY: `DebugfsRoot::new`, called when the module is loaded, initializes it before anything
@@ -56,8 +59,9 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new() -> impl PinInit<Self> {
+        let class = lock_class!(c"suspend::Records::queues");
         pin_init!(Self {
-            queues <- new_mutex!(KVec::new()),
+            queues <- Mutex::new(KVec::new(), class.0, class.1),
         })
     }
 }
