@@ -316,17 +316,21 @@ impl Device {
     }
 
     /// Works out the features and the queues that are offered until the next reset.
+    ///
+    /// Indirect tables are not offered together with an administration virtqueue: virtio_pci, as of
+    /// Linux 7.3, may sleep while it allocates one for a command, with a spinlock held.
     pub(super) fn offer(&mut self) {
+        let admin = self.admin_queue().is_some();
         let when = |condition: bool, bits: FeatureSet| if condition { bits } else { 0 };
         self.offered = features::VERSION_1
             | features::RING_RESET
             | self.active.offer.bits()
             | when(self.active.ring == RingKind::Packed, features::RING_PACKED)
-            | when(self.active.indirect, features::INDIRECT_DESC)
+            | when(self.active.indirect && !admin, features::INDIRECT_DESC)
             | when(self.active.event_idx, features::EVENT_IDX)
-            | when(self.admin_queue().is_some(), features::ADMIN_VQ)
+            | when(admin, features::ADMIN_VQ)
             | self.device.features();
-        let count = self.device.queues() + u16::from(self.admin_queue().is_some());
+        let count = self.device.queues() + u16::from(admin);
         self.queues = (0..count).map(|_| Queue::new(self.queue_size)).collect();
         self.port.revoke(count.into(), self.next_token);
         self.counters.set_queues(count.into());
