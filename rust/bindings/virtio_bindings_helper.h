@@ -7,9 +7,12 @@
  */
 
 #include <linux/hw_random.h>
+#include <linux/netdevice.h>
+#include <linux/rtnetlink.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_features.h>
+#include <linux/virtio_ring.h>
 #include <uapi/linux/virtio_blk.h>
 #include <uapi/linux/virtio_ids.h>
 #include <uapi/linux/virtio_ring.h>

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/blkdev.h>
 #include <linux/nospec.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_features.h>
 #include <linux/virtio_ring.h>
@@ -23,6 +27,72 @@ bool rust_virtio_helper_virtio_has_feature(const struct virtio_device *vdev, uns
 void rust_virtio_helper_virtio_clear_feature(struct virtio_device *vdev, unsigned int fbit)
 {
 	__virtio_clear_bit(vdev, fbit);
+}
+
+void rust_virtio_helper_virtio_set_feature(struct virtio_device *vdev, unsigned int fbit)
+{
+	__virtio_set_bit(vdev, fbit);
+}
+
+bool rust_virtio_helper_virtio_offers_feature(struct virtio_device *vdev, unsigned int fbit)
+{
+	u64 features[VIRTIO_FEATURES_U64S];
+
+	virtio_get_features(vdev, features);
+	return fbit < VIRTIO_FEATURES_BITS && virtio_features_test_bit(features, fbit);
+}
+
+void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
+						void (*f)(struct virtqueue *vq, void *data),
+						void *data)
+{
+	struct virtqueue *vq;
+	unsigned long flags;
+
+	/* In the context of a callback, and with what keeps each of them alive. */
+	spin_lock_irqsave(&vdev->vqs_list_lock, flags);
+	virtio_device_for_each_vq(vdev, vq)
+		f(vq, data);
+	spin_unlock_irqrestore(&vdev->vqs_list_lock, flags);
+}
+
+/* As virtio_config_core_disable() and virtio_config_core_enable(), which are static. */
+
+void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev)
+{
+	spin_lock_irq(&vdev->config_lock);
+	vdev->config_core_enabled = false;
+	spin_unlock_irq(&vdev->config_lock);
+}
+
+void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev)
+{
+	bool pending;
+
+	spin_lock_irq(&vdev->config_lock);
+	vdev->config_core_enabled = true;
+	pending = vdev->config_change_pending;
+	spin_unlock_irq(&vdev->config_lock);
+	if (pending)
+		virtio_config_changed(vdev);
+}
+
+int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev)
+{
+#ifdef CONFIG_PM_SLEEP
+	return virtio_device_freeze(vdev);
+#else
+	return -EOPNOTSUPP;
+#endif
+}
+
+int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev)
+{
+#ifdef CONFIG_PM_SLEEP
+	return virtio_device_restore(vdev);
+#else
+	return -EOPNOTSUPP;
+#endif
 }
 
 void rust_virtio_helper_device_lock(struct device *dev)
@@ -74,6 +144,16 @@ bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigne
 	return schedule_delayed_work(work, delay);
 }
 
+unsigned int rust_virtio_helper_memalloc_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void rust_virtio_helper_memalloc_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
+}
+
 void rust_virtio_helper_reinit_completion(struct completion *x)
 {
 	unsigned long flags;
@@ -85,6 +165,27 @@ void rust_virtio_helper_reinit_completion(struct completion *x)
 	raw_spin_lock_irqsave(&x->wait.lock, flags);
 	x->done = 0;
 	raw_spin_unlock_irqrestore(&x->wait.lock, flags);
+}
+
+void rust_virtio_helper_synchronize_rcu_tasks(void)
+{
+	/* A macro where no task is ever preempted. */
+	synchronize_rcu_tasks();
+}
+
+void rust_virtio_helper_local_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void rust_virtio_helper_local_bh_enable(void)
+{
+	local_bh_enable();
+}
+
+bool rust_virtio_helper_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
 }
 
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size)

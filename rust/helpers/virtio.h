@@ -15,6 +15,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/hdreg.h>
 #include <linux/idr.h>
+#include <linux/netdevice.h>
 #include <linux/virtio.h>
 #include <linux/workqueue.h>
 
@@ -24,6 +25,15 @@ void rust_virtio_helper_device_lock(struct device *dev);
 bool rust_virtio_helper_device_trylock(struct device *dev);
 void rust_virtio_helper_device_unlock(struct device *dev);
 
+void rust_virtio_helper_virtio_set_feature(struct virtio_device *vdev, unsigned int fbit);
+bool rust_virtio_helper_virtio_offers_feature(struct virtio_device *vdev, unsigned int fbit);
+void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
+						void (*f)(struct virtqueue *vq, void *data),
+						void *data);
+void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev);
+void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev);
+int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev);
+int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
 u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);
@@ -31,7 +41,22 @@ u16 rust_virtio_helper_vring_used_idx(const struct virtqueue *vq);
 
 void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func);
 bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigned long delay);
+unsigned int rust_virtio_helper_memalloc_noio_save(void);
+void rust_virtio_helper_memalloc_noio_restore(unsigned int flags);
 void rust_virtio_helper_reinit_completion(struct completion *x);
+void rust_virtio_helper_synchronize_rcu_tasks(void);
+void rust_virtio_helper_local_bh_disable(void);
+void rust_virtio_helper_local_bh_enable(void);
+bool rust_virtio_helper_fatal_signal_pending(void);
+struct net_device *rust_virtio_helper_to_net_dev(struct device *dev);
+bool rust_virtio_helper_netif_running(const struct net_device *dev);
+void rust_virtio_helper_netdev_set_present(struct net_device *dev, bool present);
+void rust_virtio_helper_netdev_mark_down(struct net_device *dev);
+void rust_virtio_helper_netdev_freeze_queues(struct net_device *dev);
+void rust_virtio_helper_netdev_unfreeze_queues(struct net_device *dev);
+int rust_virtio_helper_ndo_open(struct net_device *dev);
+void rust_virtio_helper_ndo_stop(struct net_device *dev);
+void rust_virtio_helper_ndo_set_rx_mode(struct net_device *dev);
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
 
 void rust_virtio_helper_ida_init(struct ida *ida);

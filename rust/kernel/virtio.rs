@@ -100,6 +100,8 @@ struct VirtioModule {
 
 impl kernel::Module for VirtioModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        driver::init_registry();
+        suspend::extension::init_table();
         Ok(Self {
             _debugfs: suspend::DebugfsRoot::new(),
         })

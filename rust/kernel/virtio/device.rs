@@ -19,7 +19,10 @@ use kernel::{
 use crate::{
     bindings,
     config::Config,
-    driver::Common,
+    driver::{
+        common_of,
+        Common, //
+    },
     queue::VirtQueues,
     Feature,
     Status, //
@@ -35,6 +38,10 @@ use crate::{
 /// A [`Device`] instance represents a valid `struct virtio_device` created by the C portion of the
 /// kernel. Unless `Ctx` is [`device::Normal`], it is bound to a driver that was registered through
 /// [`Adapter`](crate::Adapter), and the driver data has been set.
+///
+/// There is one exception, inside the crate: `suspend::extension` has a `Device<Bound>` for devices
+/// of other drivers, which it gives to the controller, but to nobody outside the crate, nor to what
+/// calls [`Device::common`].
 #[repr(transparent)]
 pub struct Device<Ctx: device::DeviceContext = device::Normal>(
     Opaque<bindings::virtio_device>,
@@ -73,6 +80,59 @@ impl Device {
     pub(crate) fn test_feature(&self, feature: Feature) -> bool {
         // SAFETY: By the type invariant the pointer is valid.
         unsafe { bindings::virtio_has_feature(self.as_raw(), feature.bit()) }
+    }
+
+    /// Takes the device lock, which excludes binding and unbinding.
+    pub(crate) fn lock(&self) -> DeviceLock<'_> {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::device_lock(self.as_raw_device()) };
+        DeviceLock(self)
+    }
+
+    /// Takes the device lock if nobody has it.
+    pub(crate) fn try_lock(&self) -> Option<DeviceLock<'_>> {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::device_trylock(self.as_raw_device()) }.then_some(DeviceLock(self))
+    }
+
+    /// Waits until no callback of a virtqueue runs that began before the call. May sleep.
+    pub(crate) fn synchronize_callbacks(&self) {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_synchronize_cbs(self.as_raw()) };
+    }
+
+    /// Returns whether the device offers `feature`. May sleep.
+    pub(crate) fn offers(&self, feature: Feature) -> bool {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_offers_feature(self.as_raw(), feature.bit()) }
+    }
+
+    /// Adds a feature to those negotiated so far, before FEATURES_OK.
+    pub(crate) fn set_feature(&self, feature: Feature) {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_set_feature(self.as_raw(), feature.bit()) };
+    }
+
+    /// Returns the operations of the device's transport, or what is in front of them.
+    pub(crate) fn config_ops(&self) -> *const bindings::virtio_config_ops {
+        // SAFETY: By the type invariant the pointer is valid, and a device has operations from
+        // before it is registered on. They may be replaced at any time.
+        unsafe { (&raw const (*self.as_raw()).config).read_volatile() }
+    }
+
+    /// Replaces the operations.
+    ///
+    /// # Safety
+    ///
+    /// `ops` must be able to stand in for those of the device's transport, and be valid until other
+    /// operations have been set and nobody can use these any more.
+    pub(crate) unsafe fn set_config_ops(&self, ops: *const bindings::virtio_config_ops) {
+        // SAFETY: By the type invariant the pointer is valid. A pointer is written in one piece,
+        // and what it points to has been visible since before.
+        unsafe {
+            kernel::sync::barrier::smp_mb(kernel::sync::barrier::Full);
+            (&raw mut (*self.as_raw()).config).write_volatile(ops);
+        }
     }
 
     /// Takes a feature back that has been negotiated so far, before FEATURES_OK.
@@ -146,25 +206,6 @@ impl Device<device::Bound> {
         }
     }
 
-    /// Takes the device lock, which excludes binding and unbinding.
-    pub(crate) fn lock(&self) -> DeviceLock<'_> {
-        // SAFETY: By the type invariant the pointer is valid.
-        unsafe { bindings::device_lock(self.as_raw_device()) };
-        DeviceLock(self)
-    }
-
-    /// Takes the device lock if nobody has it.
-    pub(crate) fn try_lock(&self) -> Option<DeviceLock<'_>> {
-        // SAFETY: By the type invariant the pointer is valid.
-        unsafe { bindings::device_trylock(self.as_raw_device()) }.then_some(DeviceLock(self))
-    }
-
-    /// Waits until no callback of a virtqueue runs that began before the call. May sleep.
-    pub(crate) fn synchronize_callbacks(&self) {
-        // SAFETY: By the type invariant the pointer is valid.
-        unsafe { bindings::virtio_synchronize_cbs(self.as_raw()) };
-    }
-
     /// Takes the device from reset to FEATURES_OK, as the virtio core does before it probes.
     ///
     /// # Errors
@@ -205,6 +246,18 @@ impl Device<device::Bound> {
         unsafe { bindings::virtio_config_driver_disable(self.as_raw()) };
     }
 
+    /// Has the virtio core hold back configuration change notifications, whatever the driver does.
+    pub(crate) fn disable_config_core(&self) {
+        // SAFETY: By the type invariant the pointer is valid; the context is that of a task.
+        unsafe { bindings::virtio_config_core_disable(self.as_raw()) };
+    }
+
+    /// Ends what [`Device::disable_config_core`] began.
+    pub(crate) fn enable_config_core(&self) {
+        // SAFETY: As in `disable_config_core`.
+        unsafe { bindings::virtio_config_core_enable(self.as_raw()) };
+    }
+
     /// Lets configuration change notifications through again, one that was held back included.
     pub(crate) fn release_config_changes(&self) {
         // SAFETY: As in `hold_config_changes`.
@@ -213,15 +266,76 @@ impl Device<device::Bound> {
 
     /// What the bus abstraction keeps for this device.
     pub(crate) fn common(&self) -> &Common {
-        // SAFETY: By the type invariant the drvdata is the `PrivateData` that `probe_callback` set,
-        // and stays so while the device is bound. `PrivateData` is `repr(C)` and begins with the
-        // `Common`, whatever the driver's type.
-        unsafe { &*bindings::dev_get_drvdata(self.as_raw_device()).cast::<Common>() }
+        // SAFETY: By the type invariant.
+        unsafe { common_of(self) }
+    }
+}
+
+/// A device that the driver of a virtio device has registered: that of a disk, for example.
+///
+/// # Invariants
+///
+/// The pointer is valid, and a reference to the device is held.
+pub(crate) struct Child(NonNull<bindings::device>);
+
+// SAFETY: Devices are reference-counted, and not tied to a thread.
+unsafe impl Send for Child {}
+
+impl Child {
+    /// Finds a child of the device by its class, and by its type if one is given. May sleep.
+    pub(crate) fn find(
+        dev: &Device<device::Bound>,
+        class: &'static CStr,
+        kind: Option<&'static CStr>,
+    ) -> Option<Self> {
+        type Wanted = (&'static CStr, Option<&'static CStr>);
+
+        unsafe extern "C" fn matches(dev: *mut bindings::device, data: *const c_void) -> c_int {
+            // SAFETY: `device_find_child` passes a valid device, and `wanted` from below. Class and
+            // type of a device have names, which are strings.
+            unsafe {
+                let wanted = &*data.cast::<Wanted>();
+                let (class, kind) = ((*dev).class, (*dev).type_);
+                let same = |name: *const c_char, wanted: &CStr| {
+                    !name.is_null() && CStr::from_char_ptr(name).to_bytes() == wanted.to_bytes()
+                };
+                let found = !class.is_null()
+                    && same((*class).name, wanted.0)
+                    && wanted
+                        .1
+                        .is_none_or(|wanted| !kind.is_null() && same((*kind).name, wanted));
+                found.into()
+            }
+        }
+
+        let wanted: Wanted = (class, kind);
+        // INVARIANT: The reference that the function returns is owned by the new instance.
+        //
+        // SAFETY: The device is valid, and `wanted` outlives the call.
+        NonNull::new(unsafe {
+            bindings::device_find_child(
+                dev.as_raw_device(),
+                (&raw const wanted).cast(),
+                Some(matches),
+            )
+        })
+        .map(Self)
+    }
+
+    pub(crate) fn as_raw(&self) -> *mut bindings::device {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::put_device(self.0.as_ptr()) };
     }
 }
 
 /// The device lock is held.
-pub(crate) struct DeviceLock<'a>(&'a Device<device::Bound>);
+pub(crate) struct DeviceLock<'a>(&'a Device);
 
 impl Drop for DeviceLock<'_> {
     fn drop(&mut self) {

@@ -32,6 +32,7 @@ use kernel::{
             Full,
             Release, //
         },
+        global_lock,
         rcu,
         Arc,
         Mutex, //
@@ -135,10 +136,14 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             (*raw).notifier.notifier_call = Some(Self::unbind_notifier);
         }
 
+        // SAFETY: `raw` is valid.
+        let driver = unsafe { &raw const (*raw).driver.driver };
+        NATIVE.lock().push(driver.addr(), GFP_KERNEL)?;
         // SAFETY: `reg` is a valid and pinned `DriverType`, initialised above.
         to_result(unsafe {
             bindings::__register_virtio_driver(&raw mut (*raw).driver, module.as_ptr())
-        })?;
+        })
+        .inspect_err(|_| forget(driver))?;
 
         // The bus isn't known before. A device that is bound by the registration, asked to suspend
         // and unbound again before the next line is not told: its unbinding then waits until the
@@ -151,6 +156,7 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
         to_result(ret).inspect_err(|_| {
             // SAFETY: The driver has been registered above.
             unsafe { bindings::unregister_virtio_driver(&raw mut (*raw).driver) };
+            forget(driver);
         })
     }
 
@@ -164,7 +170,35 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             let bus = (*raw).driver.driver.bus;
             bindings::unregister_virtio_driver(&raw mut (*raw).driver);
             bindings::bus_unregister_notifier(bus, &raw mut (*raw).notifier);
+            forget(&raw const (*raw).driver.driver);
         }
+    }
+}
+
+global_lock! {
+    // SAFETY: `init_registry`, called when the module is loaded, initializes it before anything
+    // else in the module can run.
+    unsafe(uninit) static NATIVE: Mutex<KVec<usize>> = KVec::new();
+}
+
+/// Called by the module's init function.
+pub(crate) fn init_registry() {
+    // SAFETY: A module is loaded once, and this is called from its init function only.
+    unsafe { NATIVE.init() };
+}
+
+/// Returns whether a driver has been registered through [`Adapter`]. `driver` is only compared.
+pub(crate) fn is_native(driver: *const bindings::device_driver) -> bool {
+    NATIVE.lock().contains(&driver.addr())
+}
+
+/// A driver is no longer registered.
+fn forget(driver: *const bindings::device_driver) {
+    let mut native = NATIVE.lock();
+    native.retain(|addr| *addr != driver.addr());
+    // A static is not dropped when its module is unloaded.
+    if native.is_empty() {
+        *native = KVec::new();
     }
 }
 
@@ -194,6 +228,8 @@ pub(crate) struct Common {
     pub(crate) spread_queues: Atomic<bool>,
     #[pin]
     pub(crate) controller: suspend::Controller,
+    /// Whether configuration changes are held back.
+    pub(crate) config_held: Atomic<bool>,
     /// Tells the driver of a change of the configuration.
     #[pin]
     config_work: Later,
@@ -223,7 +259,7 @@ impl Common {
     }
 }
 
-// `Device::common` hands out references in any thread.
+// References to it are handed out in any thread.
 const _: () = {
     const fn assert_sync<T: Sync>() {}
     assert_sync::<Common>();
@@ -234,12 +270,25 @@ const _: () = {
 #[pin_data]
 #[repr(C)]
 pub struct PrivateData<'bound, T: Driver> {
-    // The first field, see `Device::common`.
+    // The first field, see `common_of`.
     #[pin]
     common: Common,
     /// Initialised while `common.populated` is set.
     #[pin]
     data: UnsafeCell<MaybeUninit<T::Data<'bound>>>,
+}
+
+/// Returns what the bus abstraction keeps for a device.
+///
+/// # Safety
+///
+/// The device must be bound to a driver that was registered through [`Adapter`], and the driver
+/// data must have been set.
+pub(crate) unsafe fn common_of(dev: &Device<Bound>) -> &Common {
+    // SAFETY: By the safety requirements the drvdata is the `PrivateData` that `probe_callback`
+    // set, and stays so while the device is bound. `PrivateData` is `repr(C)` and begins with the
+    // `Common`, whatever the driver's type.
+    unsafe { &*bindings::dev_get_drvdata(dev.as_raw_device()).cast::<Common>() }
 }
 
 impl<T: Driver + 'static> Adapter<T> {
@@ -300,6 +349,14 @@ impl<T: Driver + 'static> Adapter<T> {
         restart: Self::restart_locked,
         give_up: Self::give_up,
     };
+
+    /// Has the controller look at a device, see [`suspend::Controller::look`].
+    fn look(dev: &Device<Bound>) {
+        // SAFETY: Called by the controller in the `Common` of a device that this adapter has
+        // probed, before `tear_down` is over.
+        let common = unsafe { common_of(dev) };
+        common.controller.look(common, dev);
+    }
 
     fn used(dev: &Device<Bound>, index: usize) {
         // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
@@ -367,8 +424,9 @@ impl<T: Driver + 'static> Adapter<T> {
                     ops: Self::OPS,
                     queues <- Mutex::new(KVec::new(), class.0, class.1),
                     spread_queues: Atomic::new(false),
-                    controller <- suspend::Controller::new(revision),
+                    controller <- suspend::Controller::new(revision, Self::look),
                     config_work <- Later::new(Self::config_work),
+                    config_held: Atomic::new(false),
                     live: Atomic::new(false),
                     populated: Atomic::new(false),
                 }),
@@ -387,7 +445,8 @@ impl<T: Driver + 'static> Adapter<T> {
             private.common.populated.store(true, Release);
 
             Self::go_live(dev)?;
-            private.common.controller.publish(dev, &private.common)?;
+            let queues = private.common.queues.lock().len();
+            private.common.controller.publish(dev, queues)?;
             tear_down.dismiss();
             Ok(0)
         })
@@ -430,7 +489,8 @@ impl<T: Driver + 'static> Adapter<T> {
             // SAFETY: The data is initialised, and not dropped before this function returns.
             unsafe { Self::with_data(dev, |data| T::stop(dev, data)) };
         }
-        private.common.controller.stop(dev);
+        private.common.controller.stop();
+        private.common.release_config_changes(dev);
         private
             .common
             .for_each_queue(|_, queue| queue.set_open(false));
@@ -511,12 +571,14 @@ impl<T: Driver + 'static> Adapter<T> {
         let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
 
         let _rcu = rcu::read_lock();
-        if dev.common().live.load(Acquire) {
+        // SAFETY: As above, and the virtqueue has been set up by a driver's probe.
+        let common = unsafe { common_of(dev) };
+        if common.live.load(Acquire) {
             // CAST: From 32 bits to at least as many.
             Self::used(dev, index as usize);
             // SAFETY: The virtqueue is valid, see above.
             if unsafe { bindings::virtqueue_is_broken(vq) } {
-                dev.common().controller.queue_broken(dev);
+                common.controller.look_soon(dev);
             }
         }
     }
@@ -527,11 +589,14 @@ impl<T: Driver + 'static> Adapter<T> {
         // INVARIANT: The reference stays within the callback.
         let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
 
-        if dev.common().live.load(Acquire) {
+        // SAFETY: As above.
+        let common = unsafe { common_of(dev) };
+        if common.live.load(Acquire) {
             // `remove` begins only when the virtio core has, under its lock, disabled these
             // callbacks: nothing is scheduled after `cancel`.
-            dev.common().config_work.schedule(dev, 0);
-            dev.common().controller.config_changed(dev);
+            common.config_work.schedule(dev, 0);
+            // It may be that the device needs a reset.
+            common.controller.look_soon(dev);
         }
     }
 
@@ -586,7 +651,8 @@ impl<T: Driver + 'static> Adapter<T> {
             // SAFETY: The device is bound to this driver, and stays so while its lock is held.
             // INVARIANT: The reference stays within the callback.
             let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
-            dev.common().controller.unbind();
+            // SAFETY: As above; the probe succeeded.
+            unsafe { common_of(dev) }.controller.unbind();
         }
         // CAST: 0, or a small number.
         bindings::NOTIFY_DONE as c_int
@@ -627,8 +693,12 @@ impl DeviceId {
         })
     }
 
+    /// The device type of a network device.
+    pub const NETWORK: u32 = bindings::VIRTIO_ID_NET;
+
     /// The device type of a block device.
     pub const BLOCK: u32 = bindings::VIRTIO_ID_BLOCK;
+
     /// The device type of an entropy device.
     pub const ENTROPY: u32 = bindings::VIRTIO_ID_RNG;
 }

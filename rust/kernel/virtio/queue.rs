@@ -94,6 +94,18 @@ impl Name {
     }
 }
 
+impl From<&CStr> for Name {
+    /// Cuts off a name that is too long.
+    fn from(name: &CStr) -> Self {
+        let mut bytes = [0; NAME_LEN];
+        // The last byte stays zero.
+        for (byte, from) in bytes.iter_mut().zip(name.to_bytes()).take(NAME_LEN - 1) {
+            *byte = *from;
+        }
+        Self(bytes)
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self.as_c_str(), f)
@@ -503,8 +515,10 @@ pub(crate) struct Record {
     pub(crate) index: usize,
     pub(crate) size: u32,
     pub(crate) packed: bool,
-    pub(crate) available: (u16, bool),
-    pub(crate) used: (u16, bool),
+    /// [`None`] if only the virtio core knows it.
+    pub(crate) available: Option<(u16, bool)>,
+    /// As above.
+    pub(crate) used: Option<(u16, bool)>,
     pub(crate) outstanding: usize,
 }
 
@@ -673,8 +687,8 @@ impl<T: Token> RawQueue for VirtQueue<T> {
             index: self.index,
             size,
             packed,
-            available,
-            used,
+            available: Some(available),
+            used: Some(used),
             outstanding: inner.outstanding,
         })
     }

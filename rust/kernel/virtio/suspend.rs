@@ -14,8 +14,16 @@
 mod controller;
 #[path = "suspend/debugfs.rs"]
 mod debugfs;
+#[path = "suspend/extension.rs"]
+pub mod extension;
+#[path = "suspend/failure.rs"]
+mod failure;
 #[path = "suspend/later.rs"]
 mod later;
+#[path = "suspend/native.rs"]
+mod native;
+#[path = "suspend/operations.rs"]
+mod operations;
 #[path = "suspend/protocol.rs"]
 pub mod protocol;
 #[path = "suspend/quiesce.rs"]
@@ -27,10 +35,12 @@ mod trace;
 
 pub(crate) use self::controller::{
     negotiate,
+    negotiate_offered,
     revision,
     Controller, //
 };
 pub(crate) use self::debugfs::DebugfsRoot;
+pub use self::failure::Failure;
 pub(crate) use self::later::Later;
 pub use self::quiesce::{
     Native,

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `kernel::sync` lacks: completions that count, and killable waits.
+//! What `kernel::sync` lacks: completions that count, killable waits, and scopes without I/O.
 //!
 //! C header: [`include/linux/completion.h`](srctree/include/linux/completion.h)
 
 use kernel::{
     prelude::*,
     time::Jiffies,
-    types::Opaque, //
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
 };
 
 use crate::bindings;
@@ -93,5 +96,23 @@ impl Completion {
         } else {
             Ok(left > 0)
         }
+    }
+}
+
+/// A scope in which no allocation of this task waits for I/O, see `memalloc_noio_save`.
+pub(crate) struct NoIo(c_uint, NotThreadSafe);
+
+impl NoIo {
+    /// Begins the scope.
+    pub(crate) fn enter() -> Self {
+        // SAFETY: Safe to be called from any context.
+        Self(unsafe { bindings::memalloc_noio_save() }, NotThreadSafe)
+    }
+}
+
+impl Drop for NoIo {
+    fn drop(&mut self) {
+        // SAFETY: The flags are those that the pairing call has returned, in this task.
+        unsafe { bindings::memalloc_noio_restore(self.0) };
     }
 }

@@ -3,14 +3,12 @@
 //! The controller: one for each device, it does what is asked through sysfs.
 
 use kernel::{
-    device::{
-        Bound,
-        CoreInternal, //
-    },
+    device::Bound,
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        MutexGuard, //
     },
     time::{
         delay::fsleep,
@@ -26,7 +24,12 @@ use super::{
         Directory,
         Records, //
     },
+    failure::{
+        Failure,
+        Refusal, //
+    },
     later::Later,
+    operations::Operations,
     protocol::{
         self,
         Action,
@@ -41,10 +44,10 @@ use super::{
 };
 use crate::{
     device::DeviceLock,
-    driver::Common,
     sync::{
         lock_class,
-        Completion, //
+        Completion,
+        NoIo, //
     },
     Device,
     Feature,
@@ -66,6 +69,9 @@ const WATCH_STEP_MS: core::ops::RangeInclusive<u32> = 10..=1_000;
 
 /// A device that breaks by itself so shortly after it was recovered is not recovered again.
 const RECOVERY_INTERVAL: Delta = Delta::from_secs(10);
+
+/// How long a device may take to resume when it is unbound, in milliseconds.
+const UNBIND_MS: u32 = 1_000;
 
 /// How often, with a millisecond between, the device lock is tried to be taken.
 const LOCK_TRIES: usize = 1000;
@@ -102,29 +108,28 @@ pub(crate) fn revision(dev: &Device, driver_has_42: bool) -> Option<Revision> {
     )
 }
 
-/// What is known of a device's last failure.
-#[derive(Clone, Copy)]
-pub(super) struct Failure {
-    pub(super) error: Error,
-    pub(super) reason: &'static str,
+/// Returns the revision of SUSPEND to negotiate with a device for a driver that does not have it in
+/// its feature table. VIRTIO_F_VERSION_1 has been negotiated, or has not. May sleep.
+pub(crate) fn negotiate_offered(dev: &Device, driver_has_42: bool) -> Option<Revision> {
+    if !dev.test_feature(Feature::VERSION_1) {
+        return None;
+    }
+    let draft = *crate::module_parameters::draft.value_ref();
+    protocol::negotiate(
+        dev.offers(Feature::SUSPEND),
+        draft && dev.offers(Feature::SUSPEND_DRAFT),
+        dev.device_type(),
+        driver_has_42,
+    )
 }
 
-impl Failure {
-    /// The name of the error, which is part of the ABI: [`Error::name`] has none if the kernel is
-    /// built without names.
-    pub(super) fn errno_name(&self) -> &'static str {
-        match self.error {
-            ETIMEDOUT => "ETIMEDOUT",
-            EOPNOTSUPP => "EOPNOTSUPP",
-            ENODEV => "ENODEV",
-            EINTR => "EINTR",
-            EIO => "EIO",
-            EBUSY => "EBUSY",
-            EAGAIN => "EAGAIN",
-            ENOMEM => "ENOMEM",
-            _ => "EINVAL",
-        }
-    }
+/// How it was found out that a device has failed.
+#[derive(Clone, Copy)]
+enum Cause {
+    /// By a request.
+    Request,
+    /// By the watch, which may have recovered it right before.
+    Watch { hopeless: bool },
 }
 
 /// What sysfs shows.
@@ -144,8 +149,6 @@ pub(super) struct Stats {
 
 struct Inner {
     stats: Stats,
-    /// Whether configuration changes are held back.
-    config_held: bool,
     /// Whether the system sleeps: the device is not there to be asked.
     frozen: bool,
     /// When the device was last recovered.
@@ -180,7 +183,11 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    pub(crate) fn new(revision: Option<Revision>) -> impl PinInit<Self, Error> {
+    /// `look` is to call [`Controller::look`].
+    pub(crate) fn new(
+        revision: Option<Revision>,
+        look: fn(&Device<Bound>),
+    ) -> impl PinInit<Self, Error> {
         let inner = lock_class!(c"suspend::Controller::inner");
         let order = lock_class!(c"suspend::Controller::order");
         try_pin_init!(Self {
@@ -198,7 +205,6 @@ impl Controller {
                     last_resume_ns: 0,
                     last_error: None,
                 },
-                config_held: false,
                 frozen: false,
                 recovered: None,
                 resume_asked: false,
@@ -207,7 +213,7 @@ impl Controller {
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
             unbinding <- Completion::new(),
-            watch <- Later::new(Self::look),
+            watch <- Later::new(look),
             records: Arc::pin_init(Records::new(), GFP_KERNEL)?,
         })
     }
@@ -243,11 +249,10 @@ impl Controller {
     }
 
     /// The device is in operation: makes room for its records, and shows them.
-    pub(crate) fn publish(&self, dev: &Device<Bound>, common: &Common) -> Result {
+    pub(crate) fn publish(&self, dev: &Device<Bound>, queues: usize) -> Result {
         if self.revision.is_none() {
             return Ok(());
         }
-        let queues = common.queues.lock().len();
         self.records.queues.lock().reserve(queues, GFP_KERNEL)?;
 
         let directory = Directory::new(dev.index(), self.records.clone())?;
@@ -271,14 +276,8 @@ impl Controller {
     }
 
     /// The device is about to be reset. Whatever was asked of it is void.
-    pub(crate) fn stop(&self, dev: &Device<CoreInternal<'_>>) {
-        let mut inner = self.inner.lock();
-        inner.resume_asked = false;
-        let held = core::mem::replace(&mut inner.config_held, false);
-        drop(inner);
-        if held {
-            dev.release_config_changes();
-        }
+    pub(crate) fn stop(&self) {
+        self.inner.lock().resume_asked = false;
     }
 
     /// The system is about to sleep.
@@ -304,6 +303,34 @@ impl Controller {
         };
         self.inner.lock().frozen = false;
         self.enter(dev, to, result);
+    }
+
+    /// The system is awake. What has become of the device is yet to be seen.
+    pub(crate) fn wake_up(&self) {
+        self.inner.lock().frozen = false;
+    }
+
+    /// The device is about to be unbound, and nobody but the caller uses the controller: nothing is
+    /// done later any more, and nothing shown. May sleep.
+    pub(crate) fn close(&self) {
+        self.watch.close();
+        let directory = self.inner.lock().directory.take();
+        drop(directory);
+    }
+
+    /// Resumes a device that is suspended, after [`Controller::close`]. May sleep, for a second.
+    ///
+    /// Returns whether it runs.
+    pub(crate) fn resume_to_unbind(&self, dev: &Device<Bound>) -> bool {
+        let (Some(revision), State::Suspended) = (self.revision, self.stats().state) else {
+            return false;
+        };
+        // Else waiting for the device would end at once.
+        self.unbinding.reinit();
+        let timeout_ms = self.stats().timeout_ms.min(UNBIND_MS);
+        let result = self.drive(dev, revision, Goal::Resume, timeout_ms);
+        self.unbinding.complete_all();
+        result.is_ok()
     }
 
     /// The device is about to be stopped by somebody else than the controller itself.
@@ -339,7 +366,9 @@ impl Controller {
     /// # Errors
     ///
     /// As in Documentation/ABI/testing/sysfs-bus-virtio-suspend.
-    pub(super) fn request(&self, dev: &Device<Bound>, goal: Goal) -> Result {
+    pub(super) fn request(&self, ops: &dyn Operations, dev: &Device<Bound>, goal: Goal) -> Result {
+        // What is suspended may be what memory is written back to.
+        let _no_io = NoIo::enter();
         let started = Instant::<Monotonic>::now();
         let (from, via, to) = match goal {
             Goal::Suspend => (State::Running, State::Suspending, State::Suspended),
@@ -347,7 +376,7 @@ impl Controller {
         };
 
         let Some(revision) = self.revision else {
-            return self.refuse(EOPNOTSUPP, "SUSPEND has not been negotiated");
+            return self.refuse(EOPNOTSUPP, ops.obstacle().1);
         };
         // D14: the transport of Linux 7.3 issues admin commands whenever DRIVER_OK is in a value
         // that is written to the status, and that for SUSPEND contains it.
@@ -371,54 +400,73 @@ impl Controller {
         drop(order);
 
         let verdict = match goal {
-            Goal::Suspend => self.suspend(dev, revision, timeout_ms),
-            Goal::Resume => self.resume(dev, revision, timeout_ms),
+            Goal::Suspend => self.suspend(ops, dev, revision, timeout_ms),
+            Goal::Resume => self.resume(ops, dev, revision, timeout_ms),
         };
-
         let ns = started.elapsed().as_nanos();
-        let mut inner = self.inner.lock();
-        let stats = &mut inner.stats;
-        match (&verdict, goal) {
-            (Ok(()), Goal::Suspend) => {
-                stats.suspends += 1;
-                stats.last_suspend_ns = ns;
-            }
-            (Ok(()), Goal::Resume) => {
-                stats.resumes += 1;
-                stats.last_resume_ns = ns;
-            }
-            (Err(refusal), _) => {
-                stats.failures += 1;
-                stats.last_error = Some(refusal.failure);
-            }
-        }
-        drop(inner);
 
         let Err(refusal) = verdict else {
+            let mut inner = self.inner.lock();
+            let stats = &mut inner.stats;
+            match goal {
+                Goal::Suspend => {
+                    stats.suspends += 1;
+                    stats.last_suspend_ns = ns;
+                }
+                Goal::Resume => {
+                    stats.resumes += 1;
+                    stats.last_resume_ns = ns;
+                }
+            }
+            drop(inner);
             self.enter(dev, to, Ok(()));
             return Ok(());
         };
-        let result = Err(refusal.failure.error);
-        let reason = refusal.failure.reason;
-        let name = match goal {
-            Goal::Suspend => "suspend",
-            Goal::Resume => "resume",
-        };
+
+        let failure = refusal.failure;
         if refusal.usable {
-            dev_warn!(dev, "{name} failed: {reason}\n");
+            self.record(failure);
+            let name = match goal {
+                Goal::Suspend => "suspend",
+                Goal::Resume => "resume",
+            };
+            dev_warn!(dev, "{name} failed: {}\n", failure.reason);
             if goal == Goal::Suspend {
                 self.watch(dev);
             }
-            self.enter(dev, from, result);
+            self.enter(dev, from, Err(failure.error));
         } else {
-            dev_err!(
-                dev,
-                "{name} failed: {reason}; the device is out of operation\n"
-            );
-            self.enter(dev, State::Failed, result);
-            self.recover(dev, refusal.lost, false, false);
+            self.fail(self.order.lock(), ops, dev, refusal, Cause::Request);
         }
-        result
+        Err(failure.error)
+    }
+
+    /// Counts a failure.
+    fn record(&self, failure: Failure) {
+        let stats = &mut self.inner.lock().stats;
+        stats.failures += 1;
+        stats.last_error = Some(failure);
+    }
+
+    /// The device has failed: only a reset helps, if anything does (rule D9).
+    ///
+    /// `order` is locked, so that no request begins in between.
+    fn fail(
+        &self,
+        order: MutexGuard<'_, ()>,
+        ops: &dyn Operations,
+        dev: &Device<Bound>,
+        refusal: Refusal,
+        cause: Cause,
+    ) {
+        let failure = refusal.failure;
+        self.record(failure);
+        let from = core::mem::replace(&mut self.inner.lock().stats.state, State::Failed);
+        self.announce(dev, from, State::Failed, Err(failure.error));
+        drop(order);
+
+        dev_err!(dev, "{}; the device is out of operation\n", failure.reason);
+        self.recover(ops, dev, refusal.lost, cause);
     }
 
     /// Begins to watch a device that did not suspend in time.
@@ -428,91 +476,82 @@ impl Controller {
         self.watch.schedule(dev, msecs_to_jiffies(step));
     }
 
-    /// The device says that something has changed: it may be that it needs a reset.
+    /// The device says that something has changed, or has put something into a virtqueue that can't
+    /// be: it may be that it needs a reset.
     ///
-    /// Called with a spin lock held and interrupts disabled.
-    pub(crate) fn config_changed(&self, dev: &Device<Bound>) {
+    /// Any context.
+    pub(crate) fn look_soon(&self, dev: &Device<Bound>) {
         if self.revision.is_some() {
             self.watch.schedule(dev, 0);
         }
     }
 
-    /// The device has put something into a virtqueue that can't be.
-    ///
-    /// Called in interrupt context.
-    pub(crate) fn queue_broken(&self, dev: &Device<Bound>) {
-        self.config_changed(dev);
-    }
-
     /// Looks at a device that should be running. Resumes it if it has suspended itself, which one
     /// does that did not suspend in time, and recovers it if it needs a reset (rule D9).
-    fn look(dev: &Device<Bound>) {
-        let this = &dev.common().controller;
-        let Some(revision) = this.revision else {
+    ///
+    /// A device that has been reset and initialised by somebody else runs, whatever it was before.
+    pub(crate) fn look(&self, ops: &dyn Operations, dev: &Device<Bound>) {
+        let Some(revision) = self.revision else {
             return;
         };
 
         // While `order` is locked no request can begin. Whoever has asked something of the device
         // already looks at it anyway.
-        let order = this.order.lock();
-        let inner = this.inner.lock();
-        if inner.stats.state != State::Running || inner.frozen {
+        let order = self.order.lock();
+        let inner = self.inner.lock();
+        let state = inner.stats.state;
+        let frozen = inner.frozen;
+        drop(inner);
+        if matches!(state, State::Suspended | State::Failed) && !frozen && ops.take_foreign_reset()
+        {
+            self.inner.lock().stats.state = State::Running;
+            ops.reopen(dev);
+            self.announce(dev, state, State::Running, Ok(()));
             return;
         }
-        drop(inner);
+        if state != State::Running || frozen {
+            return;
+        }
         let mut condition = protocol::Condition::of(revision, Self::read_status(dev));
-        if condition == protocol::Condition::Running && dev.common().has_broken_queue() {
+        if condition == protocol::Condition::Running && ops.is_broken(dev) {
             condition = protocol::Condition::Broken(Reason::NeedsReset);
         }
 
-        let mut inner = this.inner.lock();
+        let mut inner = self.inner.lock();
         // One that breaks again and again is given up: what it is reset for is its own doing.
         let hopeless = inner
             .recovered
             .as_ref()
             .is_some_and(|recovered| recovered.elapsed() < RECOVERY_INTERVAL);
+        let cause = Cause::Watch { hopeless };
         match condition {
             protocol::Condition::Running => {
                 let (left, step) = inner.watch;
                 if left > 0 {
-                    this.watch.schedule(dev, msecs_to_jiffies(step));
+                    self.watch.schedule(dev, msecs_to_jiffies(step));
                     let next = (step * 2).min(*WATCH_STEP_MS.end());
                     inner.watch = (left.saturating_sub(step), next);
                 }
             }
             protocol::Condition::Broken(why) => {
-                let refusal = Refusal::new(why, false);
-                inner.stats.state = State::Failed;
-                inner.stats.failures += 1;
-                inner.stats.last_error = Some(refusal.failure);
                 drop(inner);
-                let error = Err(refusal.failure.error);
-                this.announce(dev, State::Running, State::Failed, error);
-                drop(order);
-
-                let reason = refusal.failure.reason;
-                dev_err!(dev, "{reason}; the device is out of operation\n");
-                this.recover(dev, refusal.lost, hopeless, true);
+                self.fail(order, ops, dev, Refusal::new(why, false), cause);
             }
             protocol::Condition::Suspended | protocol::Condition::Between => {
                 let timeout_ms = inner.stats.timeout_ms;
                 inner.stats.state = State::Resuming;
                 drop(inner);
-                this.announce(dev, State::Running, State::Resuming, Ok(()));
+                self.announce(dev, State::Running, State::Resuming, Ok(()));
                 drop(order);
 
                 dev_warn!(dev, "suspended after all, too late: resuming it\n");
-                match this.drive(dev, revision, Goal::Resume, timeout_ms) {
+                match self.drive(dev, revision, Goal::Resume, timeout_ms) {
                     Ok(()) => {
                         // Notifications that were sent meanwhile may have been ignored.
-                        let common = dev.common();
-                        common.for_each_queue(|_, queue| queue.notify_outstanding());
-                        this.enter(dev, State::Running, Ok(()));
+                        ops.notify(dev);
+                        self.enter(dev, State::Running, Ok(()));
                     }
-                    Err(refusal) => {
-                        this.enter(dev, State::Failed, Err(refusal.failure.error));
-                        this.recover(dev, refusal.lost, hopeless, true);
-                    }
+                    Err(refusal) => self.fail(self.order.lock(), ops, dev, refusal, cause),
                 }
             }
         }
@@ -532,29 +571,21 @@ impl Controller {
     /// told.
     ///
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
-    /// on. `watching` tells that this is called by the watch.
-    fn recover(&self, dev: &Device<Bound>, lost: bool, hopeless: bool, watching: bool) {
-        let ops = &dev.common().ops;
+    /// on.
+    fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>, lost: bool, cause: Cause) {
         let Some(_lock) = self.lock_device(dev) else {
-            if watching && self.unbinding.is_done() {
+            if matches!(cause, Cause::Watch { .. }) && self.unbinding.is_done() {
                 // The driver may wait for the device in its `unbind`. Who unbinds it holds the
                 // lock, and goes no further than that before the watch has been cancelled.
-                (ops.stop)(dev);
-                (ops.give_up)(dev);
+                ops.give_up(dev);
             }
             return;
         };
+        let hopeless = matches!(cause, Cause::Watch { hopeless: true });
+        let reset = !lost && !hopeless && *crate::module_parameters::recover.value_ref();
 
-        if lost {
-            dev.break_queues();
-        }
-        (ops.stop)(dev);
-        if lost || hopeless || !*crate::module_parameters::recover.value_ref() {
-            (ops.give_up)(dev);
-            return;
-        }
-        match dev.initialise().and_then(|()| (ops.restart)(dev)) {
-            Ok(()) => {
+        match ops.recover(dev, lost, reset) {
+            Ok(true) => {
                 let mut inner = self.inner.lock();
                 inner.stats.recoveries += 1;
                 inner.recovered = Some(Instant::now());
@@ -562,10 +593,8 @@ impl Controller {
                 dev_info!(dev, "recovered by a reset\n");
                 self.enter(dev, State::Running, Ok(()));
             }
-            Err(error) => {
-                dev_err!(dev, "can't be recovered: {error:?}\n");
-                (ops.give_up)(dev);
-            }
+            Ok(false) => {}
+            Err(error) => dev_err!(dev, "can't be recovered: {error:?}\n"),
         }
     }
 
@@ -586,76 +615,45 @@ impl Controller {
 
     /// Refuses a request for good.
     fn refuse(&self, error: Error, reason: &'static str) -> Result {
-        let mut inner = self.inner.lock();
-        inner.stats.failures += 1;
-        inner.stats.last_error = Some(Failure { error, reason });
+        self.record(Failure { error, reason });
         Err(error)
     }
 
     /// Suspends the device, in the order of Documentation/virtio/suspend.rst.
     fn suspend(
         &self,
+        ops: &dyn Operations,
         dev: &Device<Bound>,
         revision: Revision,
         timeout_ms: u32,
     ) -> Result<(), Refusal> {
-        let common = dev.common();
-
         // 1. Gate: the driver, its virtqueues, and configuration changes.
-        (common.ops.gate)(dev).map_err(|error| {
-            Refusal::usable(Failure {
-                error,
-                reason: "the driver can't stop now",
-            })
-        })?;
-        common.for_each_queue(|_, queue| queue.set_open(false));
-        dev.hold_config_changes();
-        self.inner.lock().config_held = true;
+        ops.gate(dev, timeout_ms).map_err(Refusal::usable)?;
 
         // 2. and 3. Set SUSPEND, and re-read the status.
         self.drive(dev, revision, Goal::Suspend, timeout_ms)
             .inspect_err(|refusal| {
                 if refusal.usable {
-                    self.reopen(dev);
+                    ops.reopen(dev);
                 }
             })?;
 
         // 4. Quiesce: no callback runs, and what the device used is the driver's again.
-        common.for_each_queue(|_, queue| queue.disable_callbacks());
-        dev.synchronize_callbacks();
-        common.for_each_queue(|index, _| (common.ops.used)(dev, index));
-        common.record_queues(dev, &mut self.records.queues.lock());
+        ops.quiesce(dev, &mut self.records.queues.lock());
         Ok(())
     }
 
     /// Resumes the device.
     fn resume(
         &self,
+        ops: &dyn Operations,
         dev: &Device<Bound>,
         revision: Revision,
         timeout_ms: u32,
     ) -> Result<(), Refusal> {
         self.drive(dev, revision, Goal::Resume, timeout_ms)?;
-        self.reopen(dev);
+        ops.reopen(dev);
         Ok(())
-    }
-
-    /// Lets the driver use the device again: the mirror image of gating and quiescing.
-    fn reopen(&self, dev: &Device<Bound>) {
-        let common = dev.common();
-
-        common.for_each_queue(|_, queue| queue.set_open(true));
-        common.for_each_queue(|index, queue| {
-            queue.enable_callbacks();
-            // There may be used buffers of which the device has not notified, and will not.
-            (common.ops.used)(dev, index);
-        });
-        (common.ops.ungate)(dev);
-        // A device need not look for buffers by itself when it goes on.
-        common.for_each_queue(|_, queue| queue.notify_outstanding());
-
-        self.inner.lock().config_held = false;
-        dev.release_config_changes();
     }
 
     fn read_status(dev: &Device<Bound>) -> Status {
@@ -761,43 +759,6 @@ impl Controller {
         );
         if !refused {
             sysfs::uevent(dev, to);
-        }
-    }
-}
-
-/// Why a transition failed, and whether the device can still be used, or is gone.
-#[derive(Clone, Copy)]
-struct Refusal {
-    failure: Failure,
-    usable: bool,
-    lost: bool,
-}
-
-impl Refusal {
-    fn usable(failure: Failure) -> Self {
-        Self {
-            failure,
-            usable: true,
-            lost: false,
-        }
-    }
-
-    fn new(why: Reason, usable: bool) -> Self {
-        let error = match why {
-            Reason::Timeout => ETIMEDOUT,
-            Reason::NeedsReset | Reason::Reset | Reason::Inconsistent(_) | Reason::NotReady(_) => {
-                EIO
-            }
-            Reason::Lost | Reason::Unbinding => ENODEV,
-            Reason::Killed => EINTR,
-        };
-        Self {
-            failure: Failure {
-                error,
-                reason: why.as_str(),
-            },
-            usable,
-            lost: why == Reason::Lost,
         }
     }
 }

@@ -88,6 +88,18 @@ impl Directory {
     }
 }
 
+/// A position in a ring, as it is shown.
+struct Index(Option<(u16, bool)>);
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((index, _)) => fmt::Display::fmt(&index, f),
+            None => f.pad("-"),
+        }
+    }
+}
+
 fn show(records: &Arc<Records>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_fmt(fmt!(
         "{:>5} {:>6} {:>6} {:>6} {:>4} {:>6} {:>4} {:>11} {}\n",
@@ -102,20 +114,20 @@ fn show(records: &Arc<Records>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         "name"
     ))?;
     for record in records.queues.lock().iter() {
-        let wrap = |wrap: bool| match (record.packed, wrap) {
-            (false, _) => "-",
-            (true, false) => "0",
-            (true, true) => "1",
+        let wrap = |position: Option<(u16, bool)>| match (record.packed, position) {
+            (false, _) | (_, None) => "-",
+            (true, Some((_, false))) => "0",
+            (true, Some((_, true))) => "1",
         };
         f.write_fmt(fmt!(
             "{:>5} {:>6} {:>6} {:>6} {:>4} {:>6} {:>4} {:>11} {}\n",
             record.index,
             if record.packed { "packed" } else { "split" },
             record.size,
-            record.available.0,
-            wrap(record.available.1),
-            record.used.0,
-            wrap(record.used.1),
+            Index(record.available),
+            wrap(record.available),
+            Index(record.used),
+            wrap(record.used),
             record.outstanding,
             record.name
         ))?;

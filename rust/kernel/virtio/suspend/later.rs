@@ -32,7 +32,7 @@ use crate::{
 /// # Invariants
 ///
 /// While the work is pending or runs, `dev` points to a bound device: whoever unbinds the device
-/// calls [`Later::cancel`] first.
+/// calls [`Later::cancel`] or [`Later::close`] first.
 #[pin_data]
 pub(crate) struct Later {
     #[pin]
@@ -64,7 +64,7 @@ impl Later {
     /// Has the work done after `delay`, unless it is pending already.
     ///
     /// Must not be called after the last [`Later::cancel`], that is, by nobody but a request, the
-    /// work itself, or the one who also cancels.
+    /// work itself, or the one who also cancels; after [`Later::close`] it does nothing.
     pub(crate) fn schedule(&self, dev: &Device<Bound>, delay: Jiffies) {
         // INVARIANT: The device is bound.
         self.dev.store(dev.as_raw().cast(), Release);
@@ -76,6 +76,13 @@ impl Later {
     pub(crate) fn cancel(&self) {
         // SAFETY: The work has been initialised.
         unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
+    }
+
+    /// Cancels the work as above, for good: it is not done any more, even if it is asked for. May
+    /// sleep.
+    pub(super) fn close(&self) {
+        // SAFETY: The work has been initialised.
+        unsafe { bindings::disable_delayed_work_sync(self.work.get()) };
     }
 
     unsafe extern "C" fn callback(work: *mut bindings::work_struct) {

@@ -16,7 +16,10 @@ use kernel::{
         Bound,
         BoundInternal, //
     },
-    error::from_result,
+    error::{
+        from_result,
+        to_result, //
+    },
     fmt::{
         self,
         Write as _, //
@@ -29,10 +32,13 @@ use kernel::{
         BStr,
         Formatter, //
     },
+    sync::aref::ARef, //
 };
 
 use super::{
     controller::Stats,
+    extension::Extension,
+    operations::Operations,
     protocol::{
         Goal,
         Revision,
@@ -49,6 +55,7 @@ use crate::{
         device_attribute,
         umode_t, //
     },
+    driver::common_of,
     Device, //
 };
 
@@ -74,7 +81,7 @@ struct Attribute(device_attribute);
 unsafe impl Sync for Attribute {}
 
 impl Attribute {
-    const fn new<F: File>() -> Self {
+    const fn new<F: File, O: Owner>() -> Self {
         let mut mode: umode_t = 0;
         if F::SHOW.is_some() {
             mode |= 0o444;
@@ -86,29 +93,60 @@ impl Attribute {
         this.attr.name = as_char_ptr_in_const_context(F::NAME);
         this.attr.mode = mode;
         if F::SHOW.is_some() {
-            this.__bindgen_anon_1.show = Some(show::<F>);
+            this.__bindgen_anon_1.show = Some(show::<F, O>);
         }
         if F::STORE.is_some() {
-            this.__bindgen_anon_2.store = Some(store::<F>);
+            this.__bindgen_anon_2.store = Some(store::<F, O>);
         }
         Self(this)
     }
 }
 
+/// Whose devices a group of attributes belongs to.
+pub(super) trait Owner {
+    /// Calls `f` for a device.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if the device is none of the owner's.
+    ///
+    /// # Safety
+    ///
+    /// The device must be bound, and the group must be one that the owner has added to it.
+    unsafe fn with<R>(
+        dev: &Device<Bound>,
+        f: impl FnOnce(&dyn Operations, &Device<Bound>) -> Result<R>,
+    ) -> Result<R>;
+}
+
+/// The drivers of this crate: the group is among their `dev_groups`.
+struct Native;
+
+impl Owner for Native {
+    unsafe fn with<R>(
+        dev: &Device<Bound>,
+        f: impl FnOnce(&dyn Operations, &Device<Bound>) -> Result<R>,
+    ) -> Result<R> {
+        // SAFETY: By the safety requirements the driver is one that was registered through
+        // `Adapter`. The driver core adds the group after a probe has succeeded.
+        f(unsafe { common_of(dev) }, dev)
+    }
+}
+
 /// # Safety
 ///
-/// To be called by the driver core, for an attribute in the group of [`groups`].
+/// To be called by the driver core, for an attribute in a group of this file.
 unsafe fn bound<'a>(dev: *mut device) -> &'a Device<Bound> {
-    // SAFETY: The group is one of the `dev_groups` of drivers of the virtio bus, so that the
-    // device is embedded in a `struct virtio_device`.
+    // SAFETY: The groups are only added to devices of the virtio bus, so that the device is
+    // embedded in a `struct virtio_device`.
     let vdev = unsafe { container_of!(dev, bindings::virtio_device, dev) };
-    // SAFETY: The driver core adds the group after a probe succeeded, and removes it, waiting for
-    // its users, before it calls `remove`.
+    // SAFETY: The group is added after a probe succeeded, and removed, waiting for its users,
+    // before `remove` is called.
     // INVARIANT: The reference stays within the call.
     unsafe { &*vdev.cast::<Device<BoundInternal>>() }
 }
 
-unsafe extern "C" fn show<F: File>(
+unsafe extern "C" fn show<F: File, O: Owner>(
     dev: *mut device,
     _attr: *mut device_attribute,
     buf: *mut c_char,
@@ -119,15 +157,16 @@ unsafe extern "C" fn show<F: File>(
     let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
     let mut f = Formatter::new(page);
 
-    match F::SHOW.map(|show| show(dev, &mut f)) {
+    from_result(|| {
+        let show = F::SHOW.ok_or(EIO)?;
+        // SAFETY: The group is one of the owner's.
+        unsafe { O::with(dev, |ops, _| show(ops, &mut f).map_err(|_| EIO)) }?;
         // CAST: At most a page.
-        Some(Ok(())) => f.bytes_written() as isize,
-        // CAST: Widening.
-        _ => EIO.to_errno() as isize,
-    }
+        Ok(f.bytes_written() as isize)
+    })
 }
 
-unsafe extern "C" fn store<F: File>(
+unsafe extern "C" fn store<F: File, O: Owner>(
     dev: *mut device,
     _attr: *mut device_attribute,
     buf: *const c_char,
@@ -141,7 +180,8 @@ unsafe extern "C" fn store<F: File>(
 
     from_result(|| {
         let store = F::STORE.ok_or(EIO)?;
-        store(dev, line)?;
+        // SAFETY: The group is one of the owner's.
+        unsafe { O::with(dev, |ops, dev| store(ops, dev, line)) }?;
         // CAST: At most a page.
         Ok(count as isize)
     })
@@ -159,9 +199,13 @@ macro_rules! files {
             }
         )*
 
-        static ATTRIBUTES: Attributes = Attributes([
+        files!(@array NATIVE_ATTRIBUTES Native $($file)*);
+        files!(@array EXTENSION_ATTRIBUTES Extension $($file)*);
+    };
+    (@array $name:ident $owner:ident $($file:ident)*) => {
+        static $name: Attributes = Attributes([
             $({
-                static ATTRIBUTE: Attribute = Attribute::new::<$file>();
+                static ATTRIBUTE: Attribute = Attribute::new::<$file, $owner>();
                 &raw const ATTRIBUTE.0.attr
             },)*
             null(),
@@ -175,77 +219,77 @@ struct Attributes([*const attribute; 13]);
 // SAFETY: The kernel only reads the array, and what it points to.
 unsafe impl Sync for Attributes {}
 
-type Show = fn(&Device<Bound>, &mut Formatter<'_>) -> fmt::Result;
-type Store = fn(&Device<Bound>, &BStr) -> Result;
+type Show = fn(&dyn Operations, &mut Formatter<'_>) -> fmt::Result;
+type Store = fn(&dyn Operations, &Device<Bound>, &BStr) -> Result;
 
-fn stats(dev: &Device<Bound>) -> Stats {
-    dev.common().controller.stats()
+fn stats(ops: &dyn Operations) -> Stats {
+    ops.controller().stats()
 }
 
 files! {
     StateFile: c"state" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).state.name()));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).state.name()));
     }
 
     RequestFile: c"request" {
-        const STORE: Option<Store> = Some(|dev, line| {
+        const STORE: Option<Store> = Some(|ops, dev, line| {
             let goal = match &**line {
                 b"suspend" => Goal::Suspend,
                 b"resume" => Goal::Resume,
                 _ => return Err(EINVAL),
             };
-            dev.common().controller.request(dev, goal)
+            ops.controller().request(ops, dev, goal)
         });
     }
 
     RevisionFile: c"revision" {
-        const SHOW: Option<Show> = Some(|dev, f| {
-            let revision = match dev.common().controller.revision() {
+        const SHOW: Option<Show> = Some(|ops, f| {
+            let revision = match ops.controller().revision() {
                 Some(Revision::V1_4) => "1.4",
                 Some(Revision::Draft) => "draft",
-                None => "none",
+                None => ops.obstacle().0,
             };
             writeln!(f, "{revision}")
         });
     }
 
     TimeoutFile: c"timeout_ms" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).timeout_ms));
-        const STORE: Option<Store> = Some(|dev, line| {
-            dev.common().controller.set_timeout_ms(u32::from_str(line)?)
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).timeout_ms));
+        const STORE: Option<Store> = Some(|ops, _dev, line| {
+            ops.controller().set_timeout_ms(u32::from_str(line)?)
         });
     }
 
     SuspendsFile: c"suspends" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).suspends));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).suspends));
     }
 
     ResumesFile: c"resumes" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).resumes));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).resumes));
     }
 
     FailuresFile: c"failures" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).failures));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).failures));
     }
 
     RecoveriesFile: c"recoveries" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).recoveries));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).recoveries));
     }
 
     QuirksFile: c"quirks" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).quirks));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).quirks));
     }
 
     LastSuspendFile: c"last_suspend_ns" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).last_suspend_ns));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).last_suspend_ns));
     }
 
     LastResumeFile: c"last_resume_ns" {
-        const SHOW: Option<Show> = Some(|dev, f| writeln!(f, "{}", stats(dev).last_resume_ns));
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).last_resume_ns));
     }
 
     LastErrorFile: c"last_error" {
-        const SHOW: Option<Show> = Some(|dev, f| match stats(dev).last_error {
+        const SHOW: Option<Show> = Some(|ops, f| match stats(ops).last_error {
             Some(failure) => writeln!(f, "{} {}", failure.errno_name(), failure.reason),
             None => writeln!(f, "none"),
         });
@@ -259,14 +303,19 @@ struct Group(attribute_group);
 // SAFETY: The kernel only reads a `struct attribute_group`.
 unsafe impl Sync for Group {}
 
-static GROUP: Group = {
-    let mut group: attribute_group = pin_init::zeroed();
-    group.name = as_char_ptr_in_const_context(DIRECTORY);
-    group.__bindgen_anon_2 = attribute_group__bindgen_ty_2 {
-        attrs_const: ATTRIBUTES.0.as_ptr(),
-    };
-    Group(group)
-};
+impl Group {
+    const fn new(attributes: &'static Attributes) -> Self {
+        let mut group: attribute_group = pin_init::zeroed();
+        group.name = as_char_ptr_in_const_context(DIRECTORY);
+        group.__bindgen_anon_2 = attribute_group__bindgen_ty_2 {
+            attrs_const: attributes.0.as_ptr(),
+        };
+        Self(group)
+    }
+}
+
+static NATIVE: Group = Group::new(&NATIVE_ATTRIBUTES);
+static EXTENSION: Group = Group::new(&EXTENSION_ATTRIBUTES);
 
 /// A null-terminated array of groups.
 struct Groups([*const attribute_group; 2]);
@@ -274,11 +323,55 @@ struct Groups([*const attribute_group; 2]);
 // SAFETY: The kernel only reads the array, and what it points to.
 unsafe impl Sync for Groups {}
 
-static GROUPS: Groups = Groups([&raw const GROUP.0, null()]);
+static NATIVE_GROUPS: Groups = Groups([&raw const NATIVE.0, null()]);
 
 /// The attribute groups of a device that can be suspended, for `dev_groups` of its driver.
 pub(super) fn groups() -> *const *const attribute_group {
-    GROUPS.0.as_ptr()
+    NATIVE_GROUPS.0.as_ptr()
+}
+
+/// The files of a device whose driver is none of this crate's, there until it is dropped.
+///
+/// # Invariants
+///
+/// The group is there. The device is bound until this has been dropped.
+pub(super) struct Files(ARef<Device>);
+
+impl Files {
+    /// Adds the files. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], or [`EEXIST`] if there is a directory of the name.
+    ///
+    /// # Safety
+    ///
+    /// What is returned must be dropped before the device is unbound.
+    pub(super) unsafe fn new(dev: &Device<Bound>) -> Result<Self> {
+        // SAFETY: The device is valid, so its kobject is. The group is 'static.
+        to_result(unsafe {
+            bindings::sysfs_create_group(
+                &raw mut (*dev.as_raw_device()).kobj,
+                &raw const EXTENSION.0,
+            )
+        })?;
+        let dev: &Device = dev;
+        // INVARIANT: By the safety requirements.
+        Ok(Self(dev.into()))
+    }
+}
+
+impl Drop for Files {
+    /// Removes the files, and waits for whoever uses them. May sleep.
+    fn drop(&mut self) {
+        // SAFETY: As in `new`.
+        unsafe {
+            bindings::sysfs_remove_group(
+                &raw mut (*self.0.as_raw_device()).kobj,
+                &raw const EXTENSION.0,
+            )
+        };
+    }
 }
 
 /// Wakes who polls the file `state`.

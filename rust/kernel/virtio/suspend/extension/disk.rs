@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The disk of a block device.
+
+use kernel::{
+    prelude::*,
+    time::{
+        msecs_to_jiffies,
+        Jiffies, //
+    },
+};
+
+use super::{
+    Foreign,
+    Gate, //
+};
+use crate::{
+    bindings::{
+        self,
+        gendisk, //
+    },
+    device::Child,
+    suspend::failure::Failure, //
+};
+
+/// How often it is looked whether the waiting task has been killed, in milliseconds.
+const SLICE_MS: u32 = 100;
+
+/// The disk that the driver of a virtio block device has registered.
+///
+/// # Invariants
+///
+/// The device is that of a disk, and so is there as long as the disk and its request queue.
+pub struct Disk(Child);
+
+impl Disk {
+    /// Finds the disk of a device. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if there is none.
+    pub fn of(dev: &Foreign<'_>) -> Result<Self, Failure> {
+        // INVARIANT: Devices of this class and type are those of disks.
+        Child::find(dev.0, c"block", Some(c"disk"))
+            .map(Self)
+            .ok_or(Failure::new(ENODEV, "the device has no disk"))
+    }
+
+    fn as_raw(&self) -> *mut gendisk {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::dev_to_disk(self.0.as_raw()) }
+    }
+
+    fn queue(&self) -> *mut bindings::request_queue {
+        // SAFETY: By the type invariants; a disk has a queue from its allocation on.
+        unsafe { (*self.as_raw()).queue }
+    }
+
+    /// Freezes the disk's request queue: requests that the driver has are waited for, for about
+    /// `timeout_ms` milliseconds, new ones wait until what is returned is dropped. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ETIMEDOUT`] if there are requests left then, [`EINTR`] if the task has been killed. The
+    /// disk works on.
+    pub fn freeze(self, timeout_ms: u32) -> Result<FrozenDisk, Failure> {
+        let queue = self.queue();
+
+        // Another task may let it go on.
+        //
+        // SAFETY: By the type invariants the queue is valid; the pairing call is below, or made by
+        // `FrozenDisk`.
+        unsafe { bindings::blk_freeze_queue_start_non_owner(queue) };
+        self.wait_frozen(timeout_ms).inspect_err(|_| {
+            // SAFETY: The pairing call is above.
+            unsafe { bindings::blk_mq_unfreeze_queue_non_owner(queue) };
+        })?;
+        // There is nothing to dispatch. This is for those who freeze the queue, too, and let it go
+        // on when they are done: the driver's own preparation for sleep does.
+        //
+        // SAFETY: The queue is valid, and the context may sleep.
+        unsafe { bindings::blk_mq_quiesce_queue(queue) };
+        // INVARIANT: The queue has been frozen and quiesced.
+        Ok(FrozenDisk(Some(self)))
+    }
+
+    fn wait_frozen(&self, timeout_ms: u32) -> Result<(), Failure> {
+        let mut left = timeout_ms;
+        loop {
+            let slice = left.min(SLICE_MS);
+            let jiffies: Jiffies = msecs_to_jiffies(slice);
+            // SAFETY: By the type invariants the queue is valid.
+            if unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), jiffies) } > 0 {
+                return Ok(());
+            }
+            left -= slice;
+            if left == 0 {
+                return Err(Failure::new(
+                    ETIMEDOUT,
+                    "requests were not finished in time",
+                ));
+            }
+            // SAFETY: Any context.
+            if unsafe { bindings::fatal_signal_pending() } {
+                return Err(Failure::new(EINTR, "the request was killed"));
+            }
+        }
+    }
+}
+
+/// A disk whose request queue is frozen, until this is dropped.
+///
+/// # Invariants
+///
+/// The queue of the disk, if there is one, has been frozen and quiesced once for this.
+pub struct FrozenDisk(Option<Disk>);
+
+impl Gate for FrozenDisk {
+    fn abandon(&mut self) {
+        // The queue stays as it is: nothing is dispatched to the driver. Whoever waits to submit
+        // something gets an error.
+        if let Some(disk) = self.0.take() {
+            // SAFETY: By the type invariants of `Disk`.
+            unsafe { bindings::blk_mark_disk_dead(disk.as_raw()) };
+        }
+    }
+}
+
+impl Drop for FrozenDisk {
+    fn drop(&mut self) {
+        if let Some(disk) = &self.0 {
+            // SAFETY: By the type invariants.
+            unsafe {
+                bindings::blk_mq_unquiesce_queue(disk.queue());
+                bindings::blk_mq_unfreeze_queue_non_owner(disk.queue());
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The virtqueues of a driver that knows nothing of SUSPEND.
+
+use kernel::{
+    device::Bound,
+    prelude::*,
+    sync::barrier::smp_mb, //
+};
+
+use crate::{
+    bindings::{
+        self,
+        virtqueue, //
+    },
+    queue::Record,
+    Device,
+    Feature, //
+};
+
+/// All virtqueues of a device.
+///
+/// The virtio core can mark a virtqueue as broken. Operations on it then do nothing: no buffer is
+/// added, no notification sent, none is handled, and none of the used buffers is found. This is
+/// what a closed virtqueue is here.
+pub struct Virtqueues<'a>(&'a Device<Bound>);
+
+impl<'a> Virtqueues<'a> {
+    pub(super) fn of(dev: &'a Device<Bound>) -> Self {
+        Self(dev)
+    }
+
+    /// Closes the virtqueues. An operation on one that is under way is not waited for. Any context.
+    pub(super) fn close(&self) {
+        self.0.break_queues();
+    }
+
+    /// Opens the virtqueues again, and handles what the device has notified of meanwhile, or will
+    /// not notify of. Process context.
+    pub(super) fn open(&self) {
+        // SAFETY: By the type invariant of `Device` the pointer is valid.
+        unsafe { bindings::__virtio_unbreak_device(self.0.as_raw()) };
+        // Either the handler of an interrupt sees that the virtqueue is open, or its device had
+        // used the buffer before that, which is then seen below.
+        smp_mb(kernel::sync::barrier::Full);
+
+        // SAFETY: The pairing call is below.
+        unsafe { bindings::local_bh_disable() };
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid, and the context that of an interrupt handler: neither
+            // are interrupts enabled, nor does another call for the same virtqueue matter more than
+            // two processors that handle a shared interrupt at a time.
+            unsafe { bindings::vring_interrupt(0, vq.cast()) };
+        });
+        // What was raised above is run now, as after an interrupt.
+        //
+        // SAFETY: Bottom halves have been disabled above.
+        unsafe { bindings::local_bh_enable() };
+    }
+
+    /// Notifies the device of every virtqueue that has buffers.
+    pub(super) fn notify(&self) {
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid. The number of free descriptors may change meanwhile;
+            // whoever adds a buffer then notifies, too.
+            let outstanding = unsafe { (*vq).num_free < bindings::virtqueue_get_vring_size(vq) };
+            if outstanding {
+                // SAFETY: The virtqueue is valid; a notification need not be serialised.
+                unsafe { bindings::virtqueue_notify(vq) };
+            }
+        });
+    }
+
+    /// Returns whether some virtqueue is closed, or broken by what the device has put into it.
+    pub(super) fn is_broken(&self) -> bool {
+        let mut broken = false;
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid.
+            broken |= unsafe { bindings::virtqueue_is_broken(vq) };
+        });
+        broken
+    }
+
+    pub(super) fn count(&self) -> usize {
+        let mut count = 0;
+        self.for_each(|_| count += 1);
+        count
+    }
+
+    /// Records the state of the virtqueues. The positions in a packed ring are known to nobody but
+    /// the virtio core.
+    pub(super) fn record(&self, records: &mut KVec<Record>) {
+        let packed = self.0.has_feature(Feature::RING_PACKED);
+
+        records.clear();
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid, its driver is gated, and its name, if it has one, is
+            // a string that stays as long as the virtqueue.
+            let record = unsafe {
+                let size = bindings::virtqueue_get_vring_size(vq);
+                let name = (*vq).name;
+                let indices = (!packed)
+                    .then(|| (bindings::vring_avail_idx(vq), bindings::vring_used_idx(vq)));
+                Record {
+                    name: if name.is_null() {
+                        c"".into()
+                    } else {
+                        CStr::from_char_ptr(name).into()
+                    },
+                    index: (*vq).index as usize,
+                    size,
+                    packed,
+                    available: indices.map(|indices| (indices.0, false)),
+                    used: indices.map(|indices| (indices.1, false)),
+                    outstanding: size.saturating_sub((*vq).num_free) as usize,
+                }
+            };
+            // Room has been reserved when the device was bound; nothing can be allocated here.
+            let _ = records.push_within_capacity(record);
+        });
+    }
+
+    /// Calls `f` for each virtqueue, with interrupts disabled and the lock of their list held.
+    fn for_each<F: FnMut(*mut virtqueue)>(&self, mut f: F) {
+        unsafe extern "C" fn callback<F: FnMut(*mut virtqueue)>(
+            vq: *mut virtqueue,
+            data: *mut c_void,
+        ) {
+            // SAFETY: `data` is the closure below, which is used nowhere else meanwhile.
+            unsafe { (*data.cast::<F>())(vq) };
+        }
+
+        // SAFETY: By the type invariant of `Device` the pointer is valid; the closure outlives the
+        // call.
+        unsafe {
+            bindings::virtio_device_visit_vqs(
+                self.0.as_raw(),
+                Some(callback::<F>),
+                (&raw mut f).cast(),
+            )
+        };
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Suspending the devices of the drivers of this crate.
+
+use kernel::{
+    device::Bound,
+    prelude::*,
+    sync::atomic::Full, //
+};
+
+use super::{
+    controller::Controller,
+    failure::Failure,
+    operations::Operations, //
+};
+use crate::{
+    driver::Common,
+    queue::Record,
+    Device, //
+};
+
+impl Operations for Common {
+    fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    fn gate(&self, dev: &Device<Bound>, _timeout_ms: u32) -> Result<(), Failure> {
+        (self.ops.gate)(dev)?;
+        self.for_each_queue(|_, queue| queue.set_open(false));
+        dev.hold_config_changes();
+        self.config_held.xchg(true, Full);
+        Ok(())
+    }
+
+    fn quiesce(&self, dev: &Device<Bound>, records: &mut KVec<Record>) {
+        self.for_each_queue(|_, queue| queue.disable_callbacks());
+        dev.synchronize_callbacks();
+        self.for_each_queue(|index, _| (self.ops.used)(dev, index));
+        self.record_queues(dev, records);
+    }
+
+    fn reopen(&self, dev: &Device<Bound>) {
+        self.for_each_queue(|_, queue| queue.set_open(true));
+        self.for_each_queue(|index, queue| {
+            queue.enable_callbacks();
+            // There may be used buffers of which the device has not notified, and will not.
+            (self.ops.used)(dev, index);
+        });
+        (self.ops.ungate)(dev);
+        // A device need not look for buffers by itself when it goes on.
+        self.notify(dev);
+
+        self.release_config_changes(dev);
+    }
+
+    fn notify(&self, _dev: &Device<Bound>) {
+        self.for_each_queue(|_, queue| queue.notify_outstanding());
+    }
+
+    fn is_broken(&self, _dev: &Device<Bound>) -> bool {
+        self.has_broken_queue()
+    }
+
+    /// All buffers that were with the device are dropped: nothing that was in process can be relied
+    /// on.
+    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<bool> {
+        if lost {
+            dev.break_queues();
+        }
+        (self.ops.stop)(dev);
+        if !reset {
+            (self.ops.give_up)(dev);
+            return Ok(false);
+        }
+        dev.initialise()
+            .and_then(|()| (self.ops.restart)(dev))
+            .inspect_err(|_| (self.ops.give_up)(dev))?;
+        Ok(true)
+    }
+
+    fn give_up(&self, dev: &Device<Bound>) {
+        (self.ops.stop)(dev);
+        (self.ops.give_up)(dev);
+    }
+}
+
+impl Common {
+    /// Lets configuration changes through again, if they have been held back.
+    pub(crate) fn release_config_changes(&self, dev: &Device<Bound>) {
+        if self.config_held.xchg(false, Full) {
+            dev.release_config_changes();
+        }
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the controller does with a device through its driver.
+
+use kernel::{
+    device::Bound,
+    prelude::*, //
+};
+
+use super::{
+    controller::Controller,
+    failure::Failure, //
+};
+use crate::{
+    queue::Record,
+    Device, //
+};
+
+/// What the controller needs of a device's driver.
+///
+/// There are two of them: that of the drivers of this crate, which take part in it, and that of the
+/// kernel's other drivers, which know nothing of it.
+pub(crate) trait Operations {
+    fn controller(&self) -> &Controller;
+
+    /// Why the device can't be suspended if SUSPEND has not been negotiated: what the file
+    /// `revision` shows, and the reason in words.
+    fn obstacle(&self) -> (&'static str, &'static str) {
+        ("none", "SUSPEND has not been negotiated")
+    }
+
+    /// Gates the driver: from here on it makes no buffer available and sends no notification
+    /// (rules D4 and D5), and configuration changes are held back (D12). May sleep, for about
+    /// `timeout_ms` milliseconds at most.
+    ///
+    /// # Errors
+    ///
+    /// Everything is as it was before.
+    fn gate(&self, dev: &Device<Bound>, timeout_ms: u32) -> Result<(), Failure>;
+
+    /// The device is suspended: excludes callbacks, takes back what the device used (D10), and
+    /// records the state of the virtqueues. May sleep.
+    fn quiesce(&self, dev: &Device<Bound>, records: &mut KVec<Record>);
+
+    /// Lets the driver use the device again, the mirror image of `gate` and `quiesce`. May sleep.
+    fn reopen(&self, dev: &Device<Bound>);
+
+    /// Notifies the device of every virtqueue that has buffers.
+    fn notify(&self, dev: &Device<Bound>);
+
+    /// Returns whether some virtqueue can't be used any more, because of what the device has put
+    /// into it.
+    fn is_broken(&self, dev: &Device<Bound>) -> bool;
+
+    /// Takes a device that has failed out of operation, so that whoever waits for it is told. If
+    /// it is to be `reset`, resets it and initialises it again. The device lock must be held.
+    ///
+    /// `lost` tells that the device is gone.
+    ///
+    /// Returns whether the device is in operation again.
+    ///
+    /// # Errors
+    ///
+    /// Those of the transport and of the driver; the device is out of operation.
+    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<bool>;
+
+    /// Takes a device that has failed out of operation for good, while it is about to be unbound:
+    /// the driver may wait for it.
+    fn give_up(&self, dev: &Device<Bound>);
+
+    /// Returns, once, whether somebody other than the controller has reset the device while its
+    /// driver was gated, and initialised it again.
+    fn take_foreign_reset(&self) -> bool {
+        false
+    }
+}
