@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stopping virtio_blk.
+//!
+//! The disk's request queue is frozen: the requests that the device has are finished first, so that
+//! there is nothing in the virtqueues, and new ones wait. Nothing is flushed; a flush that was
+//! asked for has been finished, too, like any other request.
+
+use kernel::prelude::*;
+use virtio::{
+    suspend::{
+        extension::{
+            Disk,
+            Foreign,
+            Gate,
+            Quiescer,
+            Virtqueues, //
+        },
+        Failure, //
+    },
+    DeviceId, //
+};
+
+pub(crate) struct VirtioBlk;
+
+impl Quiescer for VirtioBlk {
+    fn driver(&self) -> &'static CStr {
+        c"virtio_blk"
+    }
+
+    fn device_type(&self) -> u32 {
+        DeviceId::BLOCK
+    }
+
+    fn gate(
+        &self,
+        dev: &Foreign<'_>,
+        _queues: &Virtqueues<'_>,
+        timeout_ms: u32,
+    ) -> Result<KBox<dyn Gate>, Failure> {
+        let frozen = Disk::of(dev)?.freeze(timeout_ms)?;
+        Ok(KBox::new(frozen, GFP_KERNEL).map_err(Error::from)?)
+    }
+}
