@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""virtio_suspend and the kernel's own virtio_blk: a disk is suspended under load, and every byte is
+accounted for.
+
+EXT_BLK_CYCLES says how often under load, 25 times by default.
+"""
+
+import contextlib
+import functools
+import mmap
+import os
+import random
+import signal
+import struct
+import time
+import zlib
+
+from ext_lib import each_driver, unload
+from suspend_lib import (
+    PROMPT,
+    Child,
+    Skip,
+    case,
+    expect,
+    require,
+    run,
+    wait_for,
+)
+
+CYCLES = int(os.environ.get("EXT_BLK_CYCLES", "25"))
+BLOCK = 4096
+# Each writer has a part of the disk of its own.
+WRITERS, PART = 4, 4 << 20
+SUSPENDED, RUNNING = (0.0, 0.03), (0.02, 0.1)
+
+
+def on_disk(function):
+    """Calls a case with the disks."""
+
+    @functools.wraps(function)
+    def wrapped(**arguments):
+        each_driver(function)("virtio_blk", **arguments)
+
+    return wrapped
+
+
+def disk_of(dev):
+    found = wait_for(lambda: list((dev.path / "block").glob("*")), "a disk", 5 * PROMPT)
+    return found[0]
+
+
+def path_of(dev):
+    return f"/dev/{disk_of(dev).name}"
+
+
+def read_block(path):
+    """Reads a block from the device itself; for a child, so that the disk is not in use for long."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    os.preadv(fd, [mmap.mmap(-1, BLOCK)], 0)
+
+
+def block(number, generation):
+    """A block that says which it is, and how often it has been written."""
+    body = struct.pack("<QQ", number, generation) * ((BLOCK - 8) // 16)
+    body += bytes(BLOCK - 8 - len(body))
+    return body + struct.pack("<Q", zlib.crc32(body))
+
+
+def write_and_verify(path, part, seed):
+    """Writes blocks at random, reads them back, and never finds anything but what it wrote last.
+
+    Ends when it is told to by SIGTERM, after reading all of them once more.
+    """
+    over = []
+    signal.signal(signal.SIGTERM, lambda *_: over.append(True))
+    choose = random.Random(seed)
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    buffer = mmap.mmap(-1, BLOCK)
+    first = part * PART // BLOCK
+    generations = {}
+
+    def check(number):
+        require(os.preadv(fd, [buffer], number * BLOCK) == BLOCK, "a short read")
+        if buffer[:] != block(number, generations[number]):
+            os._exit(200)
+
+    while not over:
+        number = first + choose.randrange(PART // BLOCK)
+        generations[number] = generations.get(number, 0) + 1
+        buffer[:] = block(number, generations[number])
+        require(os.pwritev(fd, [buffer], number * BLOCK) == BLOCK, "a short write")
+        if choose.random() < 0.02:
+            os.fsync(fd)
+        check(choose.choice(list(generations)))
+    os.fsync(fd)
+    for number in generations:
+        check(number)
+
+
+@contextlib.contextmanager
+def load_on(dev, seed):
+    """Writers that verify; they have to end without having found a difference."""
+    children = [Child(write_and_verify, path_of(dev), part, seed + part) for part in range(WRITERS)]
+    time.sleep(0.3)
+    yield children
+    for child in children:
+        require(child.poll() is None, f"a writer ended early, with {child.status}")
+        child.signal(signal.SIGTERM)
+    for child in children:
+        expect(child.wait(within=20 * PROMPT, what="a writer ends"), 0, "a writer's status")
+
+
+@case("{cycles} suspends at random moments under load: no byte is different", cycles=(CYCLES,))
+@on_disk
+def under_load(_driver, devices, cycles):
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    choose = random.Random(seed)
+    dev = devices[0]
+    dev.write("timeout_ms", "20000")
+    with load_on(dev, seed):
+        for _ in range(cycles):
+            dev.request("suspend")
+            taken = dev.mailbox.counters()["notify"]
+            time.sleep(choose.uniform(*SUSPENDED))
+            expect(dev.mailbox.counters()["notify"], taken, "notifications")
+            dev.request("resume")
+            time.sleep(choose.uniform(*RUNNING))
+    expect(dev.counts(), (cycles, cycles, 0), "counts")
+
+
+@case("nothing is in the virtqueues of a suspended disk, and whoever reads waits")
+@on_disk
+def empty(_driver, devices):
+    dev = devices[0]
+    path_of(dev)
+    with load_on(dev, 1):
+        dev.request("suspend")
+        for queue in dev.queues():
+            expect(queue["outstanding"], "0", f"buffers in {queue['name']}")
+            expect(queue["avail"], queue["used"], f"indices of {queue['name']}")
+        reader = Child(read_block, path_of(dev))
+        time.sleep(1)
+        expect(reader.poll(), None, "a reader's status")
+        dev.request("resume")
+        expect(reader.errno(within=5 * PROMPT), "success", "the reader")
+
+
+@case("requests that the device does not finish: ETIMEDOUT, and they are finished later")
+@on_disk
+def unfinished(_driver, devices):
+    dev = devices[0]
+    path = path_of(dev)
+    dev.mailbox.set(faults=["hold-ms=2000"])
+    reader = Child(read_block, path)
+    time.sleep(0.3)
+    dev.write("timeout_ms", "300")
+    expect(dev.refused(), "ETIMEDOUT", "suspend")
+    require("requests" in dev.read("last_error"), "last_error does not say why")
+    expect(dev.state, "running", "state")
+    expect(reader.errno(within=10 * PROMPT), "success", "the reader")
+    dev.mailbox.set(faults=[])
+    dev.write("timeout_ms", "5000")
+    dev.cycle()
+    dev.works()
+
+
+@case("a writer of the request that waits for requests can be killed")
+@on_disk
+def killed(_driver, devices):
+    dev = devices[0]
+    path = path_of(dev)
+    dev.mailbox.set(faults=["hold-ms=3000"])
+    reader = Child(read_block, path)
+    time.sleep(0.3)
+    dev.write("timeout_ms", "60000")
+    child = Child(dev.request, "suspend")
+    wait_for(lambda: dev.state == "suspending", "it is suspending")
+    child.kill()
+    child.wait(within=2 * PROMPT)
+    wait_for(lambda: dev.state == "running", "it runs")
+    expect(reader.errno(within=10 * PROMPT), "success", "the reader")
+    dev.mailbox.set(faults=[])
+    dev.cycle()
+
+
+@case("the mode of the cache is not changed while the disk is suspended, but after")
+@on_disk
+def cache_type(_driver, devices):
+    dev = devices[0]
+    path = disk_of(dev) / "cache_type"
+    if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o200:
+        raise Skip("the cache can't be configured")
+    before = path.read_text().strip()
+    wanted = "write through" if before == "write back" else "write back"
+    dev.request("suspend")
+    writer = Child(path.write_text, wanted)
+    time.sleep(0.5)
+    expect(writer.poll(), None, "the writer's status")
+    dev.request("resume")
+    expect(writer.errno(within=5 * PROMPT), "success", "the writer")
+    expect(path.read_text().strip(), wanted, "the mode")
+    # One who is killed has changed nothing.
+    dev.request("suspend")
+    writer = Child(path.write_text, before)
+    time.sleep(0.3)
+    writer.kill()
+    writer.wait(within=2 * PROMPT)
+    dev.request("resume")
+    expect(path.read_text().strip(), wanted, "the mode")
+    path.write_text(before)
+
+
+@case("the serial number is read after the resume")
+@on_disk
+def serial(_driver, devices):
+    dev = devices[0]
+    path = disk_of(dev) / "serial"
+    before = path.read_text()
+    dev.request("suspend")
+    reader = Child(path.read_text)
+    time.sleep(0.5)
+    expect(reader.poll(), None, "the reader's status")
+    dev.request("resume")
+    expect(reader.errno(within=5 * PROMPT), "success", "the reader")
+    expect(path.read_text(), before, "the serial number")
+
+
+@case("a capacity that changes while suspended is seen after the resume")
+@on_disk
+def capacity(_driver, devices):
+    dev = devices[0]
+    size = disk_of(dev) / "size"
+    before = int(size.read_text())
+    dev.request("suspend")
+    held = dev.mailbox.command("device", set={"capacity": before // 2})["held"]
+    require(held, "the device did not hold the change back (V3)")
+    time.sleep(0.3)
+    expect(int(size.read_text()), before, "the size while suspended")
+    dev.request("resume")
+    wait_for(lambda: int(size.read_text()) == before // 2, "the new size", 5 * PROMPT)
+    dev.mailbox.command("device", set={"capacity": before})
+    wait_for(lambda: int(size.read_text()) == before, "the old size", 5 * PROMPT)
+
+
+@case("NEEDS_RESET under load: recovered, and no byte is different")
+@on_disk
+def needs_reset(_driver, devices):
+    dev = devices[0]
+    path_of(dev)
+    with load_on(dev, 2):
+        for _ in range(3):
+            dev.request("suspend")
+            dev.mailbox.command("fault-now", fault="needs-reset")
+            expect(dev.refused("resume"), "EIO", "resume")
+            wait_for(lambda: dev.state == "running", "the device runs again", 5 * PROMPT)
+            time.sleep(0.5)
+        expect(dev.number("recoveries"), 3, "recoveries")
+
+
+@case("the driver is unbound while its device is suspended: what was written is on the disk")
+@on_disk
+def dirty(_driver, devices):
+    dev = devices[0]
+    data = os.urandom(1 << 20)
+    with open(path_of(dev), "r+b", buffering=0) as disk:
+        dev.request("suspend")
+        # Into the page cache.
+        disk.write(data)
+        dev.unbind()
+    dev.bind()
+    with open(path_of(dev), "rb", buffering=0) as disk:
+        require(disk.read(len(data)) == data, "it is not")
+
+
+@case("the function is reset while the disk is suspended: it runs")
+@on_disk
+def reset_function(_driver, devices):
+    dev = devices[0]
+    reset = dev.pci / "reset"
+    if not reset.exists():
+        raise Skip("the function can't be reset")
+    dev.request("suspend")
+    reset.write_text("1")
+    wait_for(lambda: dev.state == "running", "it runs", 5 * PROMPT)
+    dev.works()
+    dev.cycle()
+    expect(unload(), "success", "unloading")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,382 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""virtio_suspend and the kernel's own virtio_net: what a network notices, and what it does not.
+
+Two network namespaces, joined by two test devices on a cable. EXT_NET_CYCLES says how often a
+device is suspended under load, 25 times by default.
+"""
+
+import contextlib
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+from ext_lib import drivers, load
+from net_lib import INTERFACE, cable, is_up, sh
+from suspend_lib import (
+    PROMPT,
+    TIMEOUT_MS,
+    Child,
+    Device,
+    Fail,
+    case,
+    expect,
+    require,
+    run,
+    wait_for,
+)
+
+CYCLES = int(os.environ.get("EXT_NET_CYCLES", "25"))
+PORT = 7
+# Of the stream that is verified, in bytes.
+CHUNK = 1 << 16
+# How long a device stays suspended under load, in seconds, and runs in between.
+SUSPENDED, RUNNING = (0.0, 0.05), (0.05, 0.2)
+
+
+def addresses(end):
+    return end.ip("address", "show", "dev", INTERFACE)[0]["addr_info"]
+
+
+def is_tentative(end):
+    return any(address.get("tentative") for address in addresses(end))
+
+
+@contextlib.contextmanager
+def network():
+    """The two ends of a cable, whose drivers were bound after the extension was loaded."""
+    with drivers("virtio_net") as driver:
+        load()
+        driver.load()
+        ends = cable()
+        for end in ends:
+            end.device = Device(end.name)
+            end.device.write("timeout_ms", str(TIMEOUT_MS))
+            # An address that is looked for elsewhere first does not look the same afterwards.
+            wait_for(lambda: not is_tentative(end), "the addresses are valid", 5 * PROMPT)
+        try:
+            yield ends
+        finally:
+            for end in ends:
+                with contextlib.suppress(OSError):
+                    end.device.request("resume")
+                end.tear_down()
+            # The interfaces come back from their namespaces, or go with them.
+            time.sleep(0.2)
+
+
+def visible(end):
+    """What can be seen while the device is suspended, and is to be the same then."""
+    link = end.link()
+    volatile = ("stats64", "stats")
+    link = {k: v for k, v in link.items() if k not in volatile}
+    # How long they are valid yet.
+    changing = ("valid_life_time", "preferred_life_time", "expires")
+
+    def lasting(entries):
+        return [{k: v for k, v in entry.items() if k not in changing} for entry in entries]
+
+    return {
+        "link": link,
+        "addresses": lasting(addresses(end)),
+        "routes": lasting(end.ip("route", "show", "table", "all")),
+        "routes6": lasting(end.ip("-6", "route", "show")),
+        "neighbours": [
+            {k: v for k, v in n.items() if k in ("dst", "dev", "lladdr")}
+            for n in end.ip("neighbour", "show")
+        ],
+        "carrier": end.run("cat", f"/sys/class/net/{INTERFACE}/carrier"),
+        "operstate": end.run("cat", f"/sys/class/net/{INTERFACE}/operstate"),
+    }
+
+
+def configuration(end):
+    """All that is to be the same after a suspend."""
+    options = ("-k", "-l", "-g", "-c", "-i", "-a")
+    return visible(end) | {
+        "ethtool": {o: end.run("ethtool", o, INTERFACE, check=False) for o in options},
+        "speed": end.run("ethtool", INTERFACE),
+    }
+
+
+def differences(before, after):
+    return {k: (before[k], after[k]) for k in before if before[k] != after[k]}
+
+
+@case("addresses, routes, neighbours, offloads and the link are the same during and after")
+def same():
+    with network() as (one, other):
+        one.run("ip", "route", "add", "198.51.100.0/24", "via", other.address)
+        one.run("ip", "address", "add", "2001:db8::1/64", "dev", INTERFACE, "nodad")
+        one.run("ip", "neighbour", "add", "192.0.2.77", "lladdr", "02:00:00:00:00:77", "dev",
+                INTERFACE)
+        one.set_link("promisc", "on")
+        expect(one.ping(other), 0, "lost pings")
+        before = configuration(one)
+        for _ in range(3):
+            one.device.request("suspend")
+            during = visible(one)
+            expect(differences(during, before), {}, "differences while suspended")
+            one.device.request("resume")
+            wait_for(lambda: is_up(one), "the link is up")
+            expect(differences(before, configuration(one)), {}, "differences")
+        expect(one.ping(other), 0, "lost pings")
+        require(one.report()["filter"]["promiscuous"], "the device is not promiscuous any more")
+
+
+@case("no link message is sent for a suspend, and none that changes anything for a resume")
+def messages():
+    with network() as (one, other):
+        expect(one.ping(other), 0, "lost pings")
+        command = ["ip", "-n", one.namespace, "monitor", "link", "address", "route"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+            time.sleep(0.5)
+            one.device.request("suspend")
+            time.sleep(2)
+            one.device.request("resume")
+            time.sleep(2)
+            monitor.terminate()
+            output = monitor.stdout.read()
+        for word in ("Deleted", "NO-CARRIER", "state DOWN", "state LOWERLAYERDOWN"):
+            require(word not in output, f"{word!r} in: {output}")
+
+
+@case("pings wait while a device is suspended, and none is lost")
+def late():
+    with network() as (one, other):
+        expect(one.ping(other), 0, "lost pings")
+        command = ["ip", "netns", "exec", one.namespace, "ping", "-q", "-i", "0.1", "-c", "30",
+                   "-W", "5", other.address]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
+            time.sleep(0.5)
+            one.device.request("suspend")
+            time.sleep(1)
+            one.device.request("resume")
+            output = ping.communicate()[0]
+        require(" 30 received" in output, output)
+
+
+def enter(end):
+    """Enters the namespace of an end; for a child."""
+    fd = os.open(f"/run/netns/{end.namespace}", os.O_RDONLY)
+    os.setns(fd, os.CLONE_NEWNET)
+    os.close(fd)
+
+
+def numbers(first):
+    """A chunk of the stream: numbers in ascending order."""
+    return struct.pack(f"<{CHUNK // 8}Q", *range(first, first + CHUNK // 8))
+
+
+class Stream:
+    """A TCP connection from one end to the other, over which a child sends and another verifies."""
+
+    def __init__(self, one, other):
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        self._progress = reader
+        self._receiver = Child(self._receive, other, writer)
+        os.close(writer)
+        require(os.read(reader, 1) == b"l", "the receiver does not listen")
+        self._sender = Child(self._send, one, other)
+        self.bytes = 0
+
+    @staticmethod
+    def _receive(end, progress):
+        enter(end)
+        with socket.create_server((end.address, PORT)) as server:
+            os.write(progress, b"l")
+            connection = server.accept()[0]
+        chunk = 0
+        with connection.makefile("rb") as stream:
+            while data := stream.read(CHUNK):
+                if data != numbers(chunk * CHUNK // 8)[: len(data)]:
+                    os._exit(200)
+                chunk += 1
+                os.write(progress, b"c")
+
+    @staticmethod
+    def _send(end, other):
+        over = []
+        signal.signal(signal.SIGTERM, lambda *_: over.append(True))
+        enter(end)
+        with socket.create_connection((other.address, PORT)) as connection:
+            chunk = 0
+            while not over:
+                connection.sendall(numbers(chunk * CHUNK // 8))
+                chunk += 1
+
+    def moves(self):
+        """Waits until some more has been verified."""
+        ready = select.select([self._progress], [], [], 20 * PROMPT)[0]
+        require(ready, "nothing comes through")
+        data = os.read(self._progress, 1 << 16)
+        require(data, f"the receiver ended, with {self._receiver.poll()}")
+        self.bytes += len(data) * CHUNK
+
+    def finish(self):
+        """Ends the stream; all that was sent has to have been received."""
+        require(self._sender.poll() is None, f"the sender ended, with {self._sender.status}")
+        self._sender.signal(signal.SIGTERM)
+        while data := os.read(self._progress, 1 << 16):
+            self.bytes += len(data) * CHUNK
+        expect(self._sender.wait(20 * PROMPT, "the sender ends"), 0, "the sender's status")
+        expect(self._receiver.wait(20 * PROMPT, "the receiver ends"), 0, "the receiver's status")
+        os.close(self._progress)
+
+
+@case("TCP survives {cycles} suspends at random moments, of either end", cycles=(CYCLES,))
+def tcp(cycles):
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    choose = random.Random(seed)
+    with network() as ends:
+        one, other = ends
+        expect(one.ping(other), 0, "lost pings")
+        before = [configuration(end) for end in ends]
+        stream = Stream(one, other)
+        stream.moves()
+        for _ in range(cycles):
+            end = choose.choice(ends)
+            end.device.request("suspend")
+            time.sleep(choose.uniform(*SUSPENDED))
+            end.device.request("resume")
+            stream.moves()
+            time.sleep(choose.uniform(*RUNNING))
+        stream.finish()
+        print(f"# {stream.bytes} bytes")
+        for end, configured in zip(ends, before):
+            after = configuration(end)
+            configured["neighbours"] = after["neighbours"]
+            expect(differences(configured, after), {}, f"differences on {end.name}")
+        expect(sum(end.device.number("suspends") for end in ends), cycles, "suspends")
+        expect(sum(end.device.number("failures") for end in ends), 0, "failures")
+
+
+@case("an interface is set down while its device is suspended, and up again after")
+def down():
+    with network() as (one, other):
+        one.device.request("suspend")
+        one.set_link("down")
+        try:
+            one.set_link("up")
+        except Fail as failure:
+            require("No such device" in str(failure), str(failure))
+        else:
+            require(False, "an interface was set up whose device is suspended")
+        one.device.request("resume")
+        require("UP" not in one.link()["flags"], "the interface is up")
+        one.set_link("up")
+        wait_for(lambda: is_up(one), "the link is up", 5 * PROMPT)
+        expect(one.ping(other), 0, "lost pings")
+        # One that is down can be suspended, too.
+        one.set_link("down")
+        one.device.request("suspend")
+        one.device.request("resume")
+        one.set_link("up")
+        wait_for(lambda: is_up(one), "the link is up", 5 * PROMPT)
+        expect(one.ping(other), 0, "lost pings")
+
+
+@case("an interface is moved to another namespace while its device is suspended")
+def moved():
+    with network() as (one, other):
+        sh("ip", "netns", "add", "elsewhere")
+        try:
+            one.device.request("suspend")
+            one.set_link("netns", "elsewhere")
+            one.device.request("resume")
+            sh("ip", "-n", "elsewhere", "link", "set", INTERFACE, "up")
+            sh("ip", "-n", "elsewhere", "address", "add", "192.0.2.9/24", "dev", INTERFACE)
+            output = sh("ip", "netns", "exec", "elsewhere", "ping", "-q", "-c", "3", "-i", "0.2",
+                        "-W", "5", other.address)  # fmt: skip
+            require(" 3 received" in output, output)
+        finally:
+            sh("ip", "-n", "elsewhere", "link", "set", INTERFACE, "netns", one.namespace,
+               check=False)
+            sh("ip", "netns", "delete", "elsewhere", check=False)
+
+
+@case("what needs the device is refused while it is suspended: {what}",
+      what=("ethtool -K", "ethtool -L", "ethtool -G", "mac", "mtu"))  # fmt: skip
+def refused(what):
+    commands = {
+        "ethtool -K": ["ethtool", "-K", INTERFACE, "rx-gro-hw", "off"],
+        "ethtool -L": ["ethtool", "-L", INTERFACE, "combined", "1"],
+        "ethtool -G": ["ethtool", "-G", INTERFACE, "rx", "64"],
+        "mac": ["ip", "link", "set", INTERFACE, "address", "02:00:00:00:00:42"],
+        "mtu": ["ip", "link", "set", INTERFACE, "mtu", "1400"],
+    }
+    with network() as (one, other):
+        before = configuration(one)
+        one.device.request("suspend")
+        try:
+            one.run(*commands[what])
+        except Fail as failure:
+            require("No such device" in str(failure), str(failure))
+        else:
+            require(False, "it succeeded")
+        one.device.request("resume")
+        wait_for(lambda: is_up(one), "the link is up")
+        expect(differences(before, configuration(one)), {}, "differences")
+        expect(one.ping(other), 0, "lost pings")
+
+
+@case("promiscuous mode that is asked for while suspended reaches the device after the resume")
+def promiscuous():
+    with network() as (one, other):
+        one.device.request("suspend")
+        one.set_link("promisc", "on")
+        one.device.request("resume")
+        wait_for(lambda: one.report()["filter"]["promiscuous"], "the device is promiscuous",
+                 5 * PROMPT)
+        expect(one.ping(other), 0, "lost pings")
+
+
+@case("a link that goes down while the device is suspended is down after the resume")
+def link_down():
+    with network() as (one, other):
+        one.device.request("suspend")
+        held = one.change(link=False)
+        require(held, "the device did not hold the change back (V3)")
+        require(is_up(one), "the link is down while the device is suspended")
+        one.device.request("resume")
+        wait_for(lambda: not is_up(one), "the link is down", 5 * PROMPT)
+        one.change(link=True)
+        wait_for(lambda: is_up(one), "the link is up", 5 * PROMPT)
+        expect(one.ping(other), 0, "lost pings")
+
+
+@case("a bridge that turns an offload off while the device is suspended does not hang")
+def bridge():
+    with network() as (one, other):
+        one.device.request("suspend")
+        one.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        one.run("ip", "link", "add", "br0", "type", "bridge", check=False)
+        one.run("ip", "link", "set", INTERFACE, "master", "br0", check=False)
+        one.run("ip", "link", "set", INTERFACE, "nomaster", check=False)
+        one.device.request("resume")
+        expect(one.ping(other), 0, "lost pings")
+
+
+@case("the driver is unbound under load while its device is suspended")
+def unbind_under_load():
+    with network() as (one, other):
+        stream = Stream(one, other)
+        stream.moves()
+        one.device.request("suspend")
+        time.sleep(0.2)
+        began = time.monotonic()
+        one.device.unbind()
+        require(time.monotonic() - began < 5 * PROMPT, "the unbind waited")
+        Child.kill_all()
+        one.device.bind()
+
+
+if __name__ == "__main__":
+    run()
