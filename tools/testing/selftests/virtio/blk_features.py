@@ -177,6 +177,21 @@ def discard():
     expect(found, [(2 * MIB * i // SECTOR, 128) for i in range(4)], "ranges")
 
 
+@case("DISCARD: several ranges in one request")
+def discard_ranges():
+    target = disk()
+    target.mailbox.clear()
+    # What is submitted together is merged.
+    run_tool("fio", "--name=trim", f"--filename={target.path}", "--ioengine=io_uring",
+             "--direct=1", "--rw=randtrim", "--bs=64k", "--size=4M", "--iodepth=16",
+             "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=16")  # fmt: skip
+    report = target.report()["requests"]["discard"]
+    expect(report["bytes"], 4 * MIB, "bytes discarded")
+    require(report["ok"] <= 16, f"{report['ok']} requests for 64 ranges")
+    found = ranges(target, "discard")
+    require(all(sectors == 128 for _, sectors, _ in found), f"ranges: {found}")
+
+
 @case("WRITE_ZEROES: the range reads as zero, and may be deallocated or not")
 def write_zeroes():
     target = disk()
