@@ -190,10 +190,10 @@ class Load:
             "output": self._output.name,
         } | options
         command = ["fio", *(f"--{name}={value}" for name, value in options.items())]
-        before = statistics(target)["in"]
+        before = statistics(target)
         self.child = Child(os.execvp, command[0], command)
         # It takes its time to begin.
-        wait_for(lambda: statistics(target)["in"] > before or not self.runs(), "fio reads", 20 * SLOWNESS)
+        wait_for(lambda: statistics(target) != before or not self.runs(), "fio begins", 20 * SLOWNESS)
 
     def runs(self):
         return self.child.poll() is None
