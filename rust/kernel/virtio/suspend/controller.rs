@@ -157,6 +157,8 @@ struct Inner {
     resume_asked: bool,
     /// For how many milliseconds the device is still to be watched, and until the next look.
     watch: (u32, u32),
+    /// Whether there was a reason to look at the device while it was not running.
+    look_due: bool,
     directory: Option<Directory>,
 }
 
@@ -209,6 +211,7 @@ impl Controller {
                 recovered: None,
                 resume_asked: false,
                 watch: (0, 0),
+                look_due: false,
                 directory: None,
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
@@ -495,12 +498,15 @@ impl Controller {
             return;
         };
 
-        // While `order` is locked no request can begin. Whoever has asked something of the device
-        // already looks at it anyway.
+        // While `order` is locked no request can begin. One that is under way looks at the device,
+        // too, but maybe not late enough: it is looked at once more when that has ended.
         let order = self.order.lock();
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         let state = inner.stats.state;
         let frozen = inner.frozen;
+        // Configuration changes are let through again before a resume has ended, but after it has
+        // read the status for the last time.
+        inner.look_due = state != State::Running;
         drop(inner);
         if matches!(state, State::Suspended | State::Failed) && !frozen && ops.take_foreign_reset()
         {
@@ -560,9 +566,15 @@ impl Controller {
     /// Changes the state, and announces it.
     fn enter(&self, dev: &Device<Bound>, to: State, result: Result) {
         let _order = self.order.lock();
-        let from = core::mem::replace(&mut self.inner.lock().stats.state, to);
+        let mut inner = self.inner.lock();
+        let from = core::mem::replace(&mut inner.stats.state, to);
+        let look = to == State::Running && core::mem::take(&mut inner.look_due);
+        drop(inner);
         if from != to {
             self.announce(dev, from, to, result);
+        }
+        if look {
+            self.look_soon(dev);
         }
     }
 
