@@ -92,7 +92,7 @@ impl Device {
     /// Takes the device lock if nobody has it.
     pub(crate) fn try_lock(&self) -> Option<DeviceLock<'_>> {
         // SAFETY: By the type invariant the pointer is valid.
-        unsafe { bindings::device_trylock(self.as_raw_device()) }.then_some(DeviceLock(self))
+        unsafe { bindings::device_trylock(self.as_raw_device()) }.then(|| DeviceLock(self))
     }
 
     /// Waits until no callback of a virtqueue runs that began before the call. May sleep.
