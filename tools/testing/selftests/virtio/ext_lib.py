@@ -211,17 +211,24 @@ def drivers(*names):
         unload()
 
 
+def extend(driver):
+    """Loads the extension, then the driver; returns the devices, which have the files in sysfs."""
+    load()
+    driver.load()
+    found = driver.devices()
+    for dev in found:
+        wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
+    return found
+
+
 def each_driver(function):
     """Calls a case with the driver of that name, loaded after the extension, and its devices."""
 
     @functools.wraps(function)
     def wrapped(name, **arguments):
         with drivers(name) as driver:
-            load()
-            driver.load()
-            found = driver.devices()
+            found = extend(driver)
             for dev in found:
-                wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
                 dev.write("timeout_ms", str(TIMEOUT_MS))
             function(driver, found, **arguments)
 

@@ -5,7 +5,7 @@ becomes of devices that can't be suspended."""
 
 from pathlib import Path
 
-from ext_lib import TYPES, drivers, each_driver, load, unload
+from ext_lib import TYPES, drivers, each_driver, extend, load, unload
 from suspend_lib import (
     BUS,
     FAR_MS,
@@ -119,10 +119,7 @@ def two(_driver, devices):
 def without(name):
     with drivers(name) as driver:
         driver.offer("none")
-        load()
-        driver.load()
-        for dev in driver.devices():
-            wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
+        for dev in extend(driver):
             expect(dev.revision(), "none", "revision")
             expect(dev.refused(), "EOPNOTSUPP", "suspend")
             dev.works()
@@ -132,10 +129,7 @@ def without(name):
 def bit_42():
     with drivers("virtio_net") as driver:
         driver.offer("42")
-        load()
-        driver.load()
-        for dev in driver.devices():
-            wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
+        for dev in extend(driver):
             expect(dev.revision(), "none", "revision")
             require(not dev.has_feature(42), "bit 42 was negotiated")
 
@@ -144,10 +138,7 @@ def bit_42():
 def draft():
     with drivers("virtio_blk") as driver:
         driver.offer("42")
-        load()
-        driver.load()
-        for dev in driver.devices():
-            wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
+        for dev in extend(driver):
             expect(dev.revision(), "draft", "revision")
             dev.cycle()
             dev.works()
