@@ -42,12 +42,14 @@ pub fn default_pair() -> Vec<Spec> {
         .into()
 }
 
-/// Those of the kselftests: the pair, a disk, and two network devices on a cable.
+/// Those of the kselftests: the pair, two network devices on a cable, and two disks, of which most
+/// tests use the first.
 pub fn of_selftests() -> Vec<Spec> {
     let disk = "--type blk --size 64M --queues 2 --queue-size 128";
+    let other_disk = "--type blk --size 16M --queue-size 64";
     let end = "--type net --cable /run/cable.sock --queue-pairs 2 --queue-size 256";
     let mut specs = default_pair();
-    for device in [disk, end, end] {
+    for device in [disk, end, end, other_disk] {
         specs.push(Spec(device.split(' ').map(String::from).collect()));
     }
     specs
