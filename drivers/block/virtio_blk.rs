@@ -308,14 +308,14 @@ impl Operations for BlkOps {
 
     fn poll(hw_queue: HwQueue<'_, Self>, batch: &mut Batch<'_, Self>) -> usize {
         let queue = hw_queue.data();
-        let mut done = RequestList::new();
-        let count = queue.virtqueue.lock().drain(|used| done.push(used.token));
+        let count = queue.virtqueue.lock().drain(|buffers| {
+            for used in buffers {
+                batch.complete(used.token);
+            }
+        });
 
         if count > 0 {
             queue.shared.restart(hw_queue.disk());
-        }
-        while let Some(request) = done.pop() {
-            batch.complete(request);
         }
         count
     }
@@ -595,11 +595,16 @@ impl BlkData<'_> {
         let Some(queue) = self.queues.get(index) else {
             return;
         };
-        let mut done = RequestList::new();
-
-        if queue.lock().drain(|used| done.push(used.token)) > 0 {
-            self.shared.restart(&self.disk);
+        let count = queue.lock().drain(|buffers| {
+            let mut done = RequestList::new();
+            for used in buffers {
+                done.push(used.token);
+            }
             done.complete();
+        });
+
+        if count > 0 {
+            self.shared.restart(&self.disk);
         }
     }
 

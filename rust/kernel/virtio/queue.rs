@@ -442,10 +442,12 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
 
     /// Takes back all buffers that the device has used, and returns how many that were.
     ///
-    /// Meanwhile the device need not notify. It is asked for notifications again at the end, unless
-    /// it is suspended.
+    /// `pass` gets those that there are, and takes them all; it is called again if the device has
+    /// used more by then. Meanwhile the device need not notify: what is done with the buffers in
+    /// `pass`, rather than after it, saves interrupts. The device is asked for notifications again
+    /// at the end, unless it is suspended.
     #[inline]
-    pub fn drain(&mut self, mut take: impl FnMut(Used<T>)) -> usize {
+    pub fn drain(&mut self, mut pass: impl FnMut(UsedBuffers<'_, 'a, T>)) -> usize {
         let Some(vq) = self.inner.vq else { return 0 };
         let mut count = 0;
 
@@ -456,10 +458,10 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
                 unsafe { bindings::virtqueue_disable_cb(vq.as_ptr()) };
             }
             let before = count;
-            while let Some(used) = self.get_buf() {
-                take(used);
-                count += 1;
-            }
+            pass(UsedBuffers {
+                queue: self,
+                count: &mut count,
+            });
             // The number of rounds is limited by that of the buffers: a device that claims to have
             // used more, but has not, is not listened to again.
             if !self.inner.callbacks
@@ -502,6 +504,23 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
     /// Returns how many buffers the device has.
     pub fn outstanding(&self) -> usize {
         self.inner.outstanding
+    }
+}
+
+/// The buffers that the device has used, see [`VirtQueueGuard::drain`].
+pub struct UsedBuffers<'a, 'b, T: Token> {
+    queue: &'a mut VirtQueueGuard<'b, T>,
+    count: &'a mut usize,
+}
+
+impl<T: Token> Iterator for UsedBuffers<'_, '_, T> {
+    type Item = Used<T>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Used<T>> {
+        let used = self.queue.get_buf()?;
+        *self.count += 1;
+        Some(used)
     }
 }
 

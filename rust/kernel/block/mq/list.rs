@@ -93,13 +93,20 @@ impl<T: Operations> RequestList<T> {
     }
 
     /// Completes all requests, with what [`Operations::result`] says. Any context.
-    ///
-    /// This is best done when no lock is held.
     pub fn complete(mut self) {
+        let Some(first) = self.pop() else { return };
+        if self.list.head.is_null() {
+            // A batch of one costs more than it saves.
+            //
+            // SAFETY: It is null.
+            unsafe { Batch::from_raw(core::ptr::null_mut()) }.complete(first);
+            return;
+        }
         let mut batch: bindings::io_comp_batch = pin_init::zeroed();
 
         // SAFETY: `batch` is empty, and stays until it is completed below.
         let mut completing = unsafe { Batch::from_raw(&mut batch) };
+        completing.complete(first);
         while let Some(request) = self.pop() {
             completing.complete(request);
         }
