@@ -16,6 +16,7 @@ from suspend_lib import (
     modules,
     require,
     run,
+    sh,
     wait_for,
 )
 
@@ -28,7 +29,6 @@ from blk_lib import (
     blocked,
     disk,
     pattern,
-    run_tool,
     statistics,
     works,
 )
@@ -182,7 +182,7 @@ def discard_ranges():
     target = disk()
     target.mailbox.clear()
     # What is submitted together is merged.
-    run_tool("fio", "--name=trim", f"--filename={target.path}", "--ioengine=io_uring",
+    sh("fio", "--name=trim", f"--filename={target.path}", "--ioengine=io_uring",
              "--direct=1", "--rw=randtrim", "--bs=64k", "--size=4M", "--iodepth=16",
              "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=16")  # fmt: skip
     report = target.report()["requests"]["discard"]
@@ -257,7 +257,7 @@ def polled():
         modules.load_block(poll_queues=1)
         wait_for(lambda: target.is_there, "the disk is there")
         expect(target.number("queue/io_poll"), 1, "io_poll")
-        run_tool("fio", "--name=poll", f"--filename={target.path}", "--ioengine=io_uring",
+        sh("fio", "--name=poll", f"--filename={target.path}", "--ioengine=io_uring",
                  "--hipri=1", "--direct=1", "--rw=randread", "--bs=4k", "--size=1M",
                  "--output-format=terse")
         require(sum(target.report()["queues"][1:]) >= 256, "nothing arrived in the polled queue")

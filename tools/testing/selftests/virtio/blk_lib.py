@@ -8,7 +8,6 @@ import mmap
 import os
 import shutil
 import struct
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -231,13 +230,3 @@ def blocked(child, seconds=0.3):
     """The child waits, and goes on to."""
     time.sleep(seconds)
     require(child.poll() is None, "it did not wait")
-
-
-def run_tool(*command):
-    """Runs a program, which has to succeed, and returns what it prints."""
-    if not shutil.which(command[0]):
-        raise Skip(f"{command[0]} is not installed")
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    require(result.returncode == 0, f"{command}: {result.stdout}{result.stderr}")
-    return result.stdout
-

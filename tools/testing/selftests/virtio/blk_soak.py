@@ -25,13 +25,13 @@ from suspend_lib import (
     expect,
     require,
     run,
+    sh,
     wait_for,
 )
 
 from blk_lib import (
     Load,
     disk,
-    run_tool,
     statistics,
     works,
 )
@@ -172,14 +172,14 @@ def exercise(directory, seed, until):
 @contextlib.contextmanager
 def file_system(target):
     """An empty ext4 on the disk; in the end it has to be without a fault."""
-    run_tool("mkfs.ext4", "-q", "-F", target.path)
+    sh("mkfs.ext4", "-q", "-F", target.path)
     with tempfile.TemporaryDirectory(prefix="disk-") as directory:
-        run_tool("mount", "-t", "ext4", target.path, directory)
+        sh("mount", "-t", "ext4", target.path, directory)
         try:
             yield Path(directory)
         finally:
-            run_tool("umount", directory)
-    run_tool("fsck.ext4", "-f", "-n", target.path)
+            sh("umount", directory)
+    sh("fsck.ext4", "-f", "-n", target.path)
 
 
 def verified(function):

@@ -28,20 +28,13 @@ from suspend_lib import (
     Skip,
     errno_name,
     expect,
+    sh,
     wait_for,
 )
 
 MODULE = "virtio_suspend"
 # The device types with a quiescer, and the directory of their drivers.
 TYPES = {"virtio_blk": (2, "drivers/block"), "virtio_net": (1, "drivers/net")}
-
-
-def sh(*command, check=True, timeout=60):
-    """Runs a command; returns what it printed."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
-    if check and result.returncode:
-        raise Fail(f"{' '.join(map(str, command))}: {result.stdout}{result.stderr}")
-    return result.stdout
 
 
 def is_loaded(module):

@@ -18,7 +18,7 @@ import time
 
 import suspend_lib
 from ext_lib import drivers, load
-from net_lib import INTERFACE, cable, is_up, sh
+from net_lib import INTERFACE, cable, is_up
 from suspend_lib import (
     PROMPT,
     TIMEOUT_MS,
@@ -29,6 +29,7 @@ from suspend_lib import (
     expect,
     require,
     run,
+    sh,
     wait_for,
 )
 

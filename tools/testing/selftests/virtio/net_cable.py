@@ -9,8 +9,8 @@ it is suspended.
 import functools
 import time
 
-from net_lib import DRIVER, F, INTERFACE, cable, is_up, reload, sh
-from suspend_lib import OFFER, case, expect, require, run, wait_for
+from net_lib import DRIVER, F, INTERFACE, cable, is_up, reload
+from suspend_lib import OFFER, case, expect, require, run, sh, wait_for
 
 # A frame of the default MTU, and what TCP puts into one.
 FRAME = 1514

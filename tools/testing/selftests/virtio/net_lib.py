@@ -9,10 +9,9 @@ The devices are test devices of type `net` (tools/virtio), which are each other'
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
-from suspend_lib import BUS, PROMPT, SLOWNESS, Fail, Mailbox, Skip, expect, require, wait_for
+from suspend_lib import BUS, PROMPT, Mailbox, Skip, expect, require, sh, wait_for
 
 DRIVER = "virtio_net"
 # VIRTIO_ID_NET, as sysfs says it.
@@ -26,14 +25,6 @@ F = {
     "GUEST_ANNOUNCE": 21, "MQ": 22, "CTRL_MAC_ADDR": 23, "SPEED_DUPLEX": 63,
 }
 IPERF_PORT = 5201
-
-
-def sh(*command, check=True, timeout=30 * SLOWNESS):
-    """Runs a command; returns what it printed."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
-    if check and result.returncode:
-        raise Fail(f"{' '.join(command)}: {result.stdout}{result.stderr}")
-    return result.stdout
 
 
 class End:

@@ -31,6 +31,7 @@ import mmap
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +329,16 @@ def _write(path, text):
         os.write(fd, text.encode())
     finally:
         os.close(fd)
+
+
+def sh(*command, check=True, timeout=60 * SLOWNESS):
+    """Runs a command, which has to be there and to succeed; returns what it printed."""
+    if not shutil.which(command[0]):
+        raise Skip(f"{command[0]} is not installed")
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    if check and result.returncode:
+        raise Fail(f"{' '.join(map(str, command))}: {result.stdout}{result.stderr}")
+    return result.stdout
 
 
 _devices = []
