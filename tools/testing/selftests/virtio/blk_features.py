@@ -35,6 +35,9 @@ from blk_lib import (
 
 MIB = 1 << 20
 
+# VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
+UNMAP = 1
+
 
 def ranges(target, kind):
     return [(r["sector"], r["sectors"], r["flags"]) for r in target.report()["ranges"]
@@ -129,6 +132,7 @@ def no_config_wce():
         mode = os.stat(f"/sys/block/{target.name}/cache_type").st_mode & 0o777
         expect(mode, 0o444, "mode of cache_type")
         expect(target.read_file("cache_type"), "write back", "cache_type")
+        expect(target.read_file("queue/write_cache"), "write back", "queue/write_cache")
 
 
 @case("RO: a disk that can't be written")
@@ -198,11 +202,13 @@ def write_zeroes():
     target.write(0, pattern(3, 65536))
     target.mailbox.clear()
     target.range_ioctl(BLKZEROOUT, 4096, 32768)
-    found = ranges(target, "write-zeroes")
-    expect([(s, n) for s, n, _ in found], [(8, 64)], "ranges")
+    expect(ranges(target, "write-zeroes"), [(8, 64, 0)], "ranges with their flags")
     data = target.read(0, 65536)
     expect(data, pattern(3, 4096) + bytes(32768) + pattern(3, 65536 - 36864), "the data")
     expect(target.requests("out"), 0, "writes")
+    target.mailbox.clear()
+    sh("fallocate", "--punch-hole", "--offset=4096", "--length=8192", target.path)
+    expect(ranges(target, "write-zeroes"), [(8, 16, UNMAP)], "ranges with their flags")
 
 
 @case("SECURE_ERASE: the range arrives")
