@@ -1,17 +1,54 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The guest's side of `make bench`: suspend and resume against unbind and bind, in turn."""
+"""The guest's side of `make bench`: measures what it is asked for by name, and hands over samples.
 
+What is compared is measured in turn, in one guest and on one device. A sample is a ratio of two
+measurements that follow each other, so what changes slowly does not matter.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import glob
+import itertools
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
 
-from testdevice import suspendable_devices, write
+from testdevice import DEVICES, Suspendable, read, suspendable_devices, write
 
-WARM_UP = 2
-PAIRS = 25
+BLOCK, NET = "virtio_blk", "virtio_net"
+EXTENSION = "virtio_suspend"
+DEVICE_IDS = {BLOCK: 2, NET: 1}
+# Access, size of a block, requests at a time, jobs.
+JOBS = [
+    *itertools.product(("randread", "randwrite"), ("4k",), (1, 32), (1, 4)),
+    ("read", "128k", 8, 1),
+    ("write", "128k", 8, 1),
+]
+# What the extension is tried with: one request at a time, and many.
+EXTENSION_JOBS = [("randread", "4k", 1, 1), ("randread", "4k", 32, 1)]
+# Seconds: of fio before it is measured, and of the measurement.
+SETTLE, WINDOW = 0.2, 1.0
+IPERF_SECONDS = 1
+PATIENCE = 20
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+
+def emit(kind, **fields):
+    print("BENCH " + json.dumps({kind: fields}), flush=True)
+
+
+def figure(name, samples, unit="ratio", better="lower"):
+    emit("figure", name=name, unit=unit, better=better, samples=samples)
+
+
+def sh(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def timed(action):
@@ -20,56 +57,395 @@ def timed(action):
     return time.monotonic_ns() - start
 
 
-def measure(device):
-    revision = device.attribute("revision")
-    driver = os.path.realpath(os.path.join(device.path, "driver"))
+def wait_for(condition, what):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit(f"{what}: not within {PATIENCE} s")
+        time.sleep(0.005)
 
-    def suspend_resume():
-        device.request("suspend")
-        device.request("resume")
+
+# Drivers and devices.
+
+
+def unload(module):
+    if os.path.exists(f"/sys/module/{module}"):
+        sh("rmmod", module)
+
+
+def load_kernels_own(module):
+    """Loads the driver that came with the kernel, whatever else has its name."""
+    (path,) = glob.glob(f"/usr/lib/modules/{os.uname().release}/kernel/drivers/*/{module}.ko*")
+    for other in sh("modinfo", "-F", "depends", path).strip().split(","):
+        if other:
+            sh("modprobe", other)
+    sh("insmod", path)
+
+
+def devices_of(module):
+    names = sorted(os.listdir(DEVICES))
+    return [name for name in names
+            if int(read(f"{DEVICES}/{name}/device"), 16) == DEVICE_IDS[module]
+            and os.path.exists(f"{DEVICES}/{name}/../resource2")]
+
+
+def child_of(device, kind):
+    """The name of a device's disk or interface, once it is there."""
+    wait_for(lambda: glob.glob(f"{DEVICES}/{device}/{kind}/*"), f"{kind} of {device}")
+    return os.path.basename(glob.glob(f"{DEVICES}/{device}/{kind}/*")[0])
+
+
+def ours(module=BLOCK):
+    """Has our driver run the devices."""
+    unload(module)
+    sh("modprobe", module)
+
+
+def theirs(module=BLOCK):
+    """Has the kernel's own driver run them."""
+    unload(module)
+    unload(EXTENSION)
+    load_kernels_own(module)
+
+
+def extended(module=BLOCK):
+    """Has the kernel's own driver run them, with the extension."""
+    unload(module)
+    sh("modprobe", EXTENSION)
+    load_kernels_own(module)
+
+
+def pairs(count, first, second):
+    """Does the two in turn, and returns what they return as pairs; which one begins alternates."""
+    found = []
+    for number in range(count):
+        if number % 2:
+            result = second()
+            found.append((first(), result))
+        else:
+            result = first()
+            found.append((result, second()))
+    return found
+
+
+def ratios(found, name=None):
+    return [a[name] / b[name] if name else a / b for a, b in found]
+
+
+# I/O.
+
+
+def disk():
+    return child_of(devices_of(BLOCK)[0], "block")
+
+
+@contextlib.contextmanager
+def fio(target, job, seconds):
+    """Runs fio on the disk; it has begun. Its process is yielded."""
+    access, size, depth, jobs = job
+    command = [
+        "fio", "--name=bench", f"--filename=/dev/{target}", "--direct=1", "--ioengine=libaio",
+        f"--rw={access}", f"--bs={size}", f"--iodepth={depth}", f"--numjobs={jobs}",
+        "--norandommap", "--time_based", f"--runtime={int(seconds * 1000)}ms", "--thread",
+        "--group_reporting", "--eta=never", "--output-format=json",
+    ]
+    before = completed(target)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: sum(completed(target)) > sum(before) + 8 or process.poll() is not None,
+                 "fio begins")
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def completed(target):
+    """Reads and writes that the disk has completed."""
+    fields = read(f"/sys/block/{target}/stat").split()
+    return int(fields[0]), int(fields[4])
+
+
+def idle_ns():
+    """How long the processors have been idle."""
+    with open("/proc/stat", encoding="ascii") as file:
+        fields = file.readline().split()
+    return (int(fields[4]) + int(fields[5])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def measure(job):
+    """Throughput, latency, and the time of the processors, with the driver that is there."""
+    target = disk()
+
+    def snapshot():
+        return time.monotonic_ns(), idle_ns(), sum(completed(target))
+
+    with fio(target, job, SETTLE + WINDOW * 1.5) as process:
+        time.sleep(SETTLE)
+        start, idle, count = snapshot()
+        time.sleep(WINDOW)
+        end, idle_end, count_end = snapshot()
+        output = process.communicate()[0]
+    result = json.loads(output[output.index("{"):])["jobs"][0]
+    if result["error"]:
+        sys.exit(f"fio reports error {result['error']}")
+    latency = result["read" if "read" in job[0] else "write"]["clat_ns"]["percentile"]
+    ios = count_end - count
+    return {
+        "iops": ios * 1e9 / (end - start),
+        "busy": ((end - start) * os.cpu_count() - (idle_end - idle)) / ios,
+        "p50": latency["50.000000"],
+        "p99": latency["99.000000"],
+    }
+
+
+def compare(options, jobs, first, second):
+    """Measures the jobs on two sides; yields the name of each and its pairs."""
+    def side(put_in_place, job):
+        put_in_place()
+        return measure(job)
+
+    for job in jobs:
+        name = "{}-{}-d{}-j{}".format(*job)
+        print(f"{name}: {options.pairs} pairs", flush=True)
+        yield name, pairs(options.pairs, lambda: side(first, job), lambda: side(second, job))
+
+
+def data_path(options):
+    """Our driver of disks against the kernel's, by the clock."""
+    for name, found in compare(options, JOBS, theirs if options.control else ours, theirs):
+        figure(f"blk.{name}.iops_ratio", ratios(found, "iops"), better="higher")
+        figure(f"blk.{name}.p50_ratio", ratios(found, "p50"))
+        figure(f"blk.{name}.p99_ratio", ratios(found, "p99"))
+
+
+def processor(options):
+    """The same, where the clock counts instructions."""
+    for name, found in compare(options, JOBS, theirs if options.control else ours, theirs):
+        figure(f"blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
+
+
+# Suspending.
+
+
+def cycle(device):
+    device.request("suspend")
+    device.request("resume")
+
+
+def rebind(device):
+    driver = os.path.realpath(f"{device.path}/driver")
 
     def unbind_bind():
-        write(os.path.join(driver, "unbind"), device.name)
-        write(os.path.join(driver, "bind"), device.name)
+        write(f"{driver}/unbind", device.name)
+        write(f"{driver}/bind", device.name)
 
-    pairs, suspends, resumes = [], [], []
-    for number in range(WARM_UP + PAIRS):
-        # The order alternates, so that neither profits from what the other left in the caches.
-        first, second = (suspend_resume, unbind_bind)[::1 if number % 2 else -1]
-        times = {first: timed(first), second: timed(second)}
-        # A bind starts the attributes anew.
-        if first is unbind_bind:
-            suspend_ns, resume_ns = (int(device.attribute(f"last_{what}_ns"))
-                                     for what in ("suspend", "resume"))
-        if number < WARM_UP:
-            continue
-        pairs.append({"suspend_resume_ns": times[suspend_resume],
-                      "unbind_bind_ns": times[unbind_bind]})
-        if first is unbind_bind:
-            suspends.append(suspend_ns)
-            resumes.append(resume_ns)
+    return unbind_bind
+
+
+def against_rebind(device, count):
+    """Pairs of the times of a suspend with its resume, and of an unbind with its bind."""
+    unbind_bind = rebind(device)
+
+    def once(action):
+        # What was begun by the other is over.
+        time.sleep(0.05)
+        return timed(action)
+
+    once(unbind_bind)
+    once(lambda: cycle(device))
+    return pairs(count, lambda: once(lambda: cycle(device)), lambda: once(unbind_bind))
+
+
+def suspend(options):
+    """What a suspend costs, with our drivers."""
+    sh("modprobe", "virtio_rng")
+    for device in suspendable_devices():
+        name = f"rng-{device.attribute('revision')}"
+        print(f"{name}: {options.pairs} pairs", flush=True)
+        figure(f"suspend_resume.{name}.vs_rebind", ratios(against_rebind(device, options.pairs)))
+        count_accesses(device, name)
+    unload("virtio_rng")
+
+    ours()
+    device = Suspendable(devices_of(BLOCK)[0])
+    print(f"disk: {options.pairs} pairs", flush=True)
+    found = against_rebind(device, options.pairs)
+    figure("suspend_resume.vs_rebind", ratios(found))
+    count_accesses(device, "blk")
+    # A driver is not unbound under load, so this is held against the rebinds of before.
+    loaded = []
+    with fio(disk(), ("randread", "4k", 32, 4), 60):
+        for _ in range(options.pairs):
+            time.sleep(0.1)
+            loaded.append(timed(lambda: cycle(device)))
+    figure("suspend_resume.loaded.vs_rebind",
+           [ns / rebound for ns, (_, rebound) in zip(loaded, found)])
+    unload(BLOCK)
+
+
+def count_accesses(device, name):
+    """Accesses to the status in one suspend of a device that presents the bit at once."""
     device.mailbox.command("clear")
-    suspend_resume()
+    device.request("suspend")
     counters = device.mailbox.command("stats")["counters"]
-    print("BENCH " + json.dumps({
-        "revision": revision,
-        "pairs": pairs,
-        "suspend_ns": suspends,
-        "resume_ns": resumes,
-        "status_writes": counters["status_writes"],
-        "status_reads": counters["status_reads"],
-    }), flush=True)
+    device.request("resume")
+    for access in ("writes", "reads"):
+        figure(f"suspend.{name}.status_{access}", [counters[f"status_{access}"]], "accesses")
+
+
+# The extension.
+
+
+def extension_path(options):
+    """The kernel's own drivers with and without the extension, where the clock counts
+    instructions.
+    """
+    for name, found in compare(options, EXTENSION_JOBS, theirs if options.control else extended,
+                               theirs):
+        figure(f"extension.blk.{name}.iops_ratio", ratios(found, "iops"), better="higher")
+        figure(f"extension.blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
+    unload(BLOCK)
+    print(f"cable: {options.pairs} pairs", flush=True)
+    found = pairs(options.pairs, lambda: throughput(theirs if options.control else extended),
+                  lambda: throughput(theirs))
+    figure("extension.net.throughput_ratio", ratios(found), better="higher")
+    unload(NET)
+    unload(EXTENSION)
+
+
+def throughput(put_in_place):
+    """Of TCP from one end of the cable to the other, in bits a second."""
+    put_in_place(NET)
+    with cable() as (one, other):
+        sh("ip", "netns", "exec", other, "iperf3", "--server", "--one-off", "--daemon")
+        wait_for(lambda: ":5201" in sh("ip", "netns", "exec", other, "ss", "-Hltn"), "iperf3")
+        output = sh("ip", "netns", "exec", one, "iperf3", "--client", "192.0.2.2", "--json",
+                    "--omit", "0", "--time", str(IPERF_SECONDS))
+    return json.loads(output)["end"]["sum_received"]["bits_per_second"]
+
+
+@contextlib.contextmanager
+def cable():
+    """Two network namespaces, with an end of the cable each."""
+    names = []
+    try:
+        for number, device in enumerate(devices_of(NET), 1):
+            name = f"bench{number}"
+            sh("ip", "netns", "add", name)
+            names.append(name)
+            sh("ip", "link", "set", child_of(device, "net"), "netns", name, "name", "e0")
+            sh("ip", "-n", name, "address", "add", f"192.0.2.{number}/24", "dev", "e0")
+            sh("ip", "-n", name, "link", "set", "e0", "up")
+        # Packets are dropped until both links are up.
+        wait_for(lambda: subprocess.run(
+            ["ip", "netns", "exec", names[0], "ping", "-qc1", "-W1", "192.0.2.2"],
+            check=False, capture_output=True).returncode == 0, "the other end answers")
+        yield names
+    finally:
+        for name in names:
+            sh("ip", "netns", "delete", name)
+
+
+def set_link(interface, up):
+    request = struct.pack("16sH14x", interface.encode(), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        flags = struct.unpack_from("H", fcntl.ioctl(control, SIOCGIFFLAGS, request), 16)[0]
+        flags = flags | IFF_UP if up else flags & ~IFF_UP
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", interface.encode(), flags))
+
+
+def extension(options):
+    """What a suspend of the kernel's own drivers costs, against what else there is."""
+    extended(BLOCK)
+    device = Suspendable(devices_of(BLOCK)[0])
+    print(f"disk of the kernel's driver: {options.pairs} pairs", flush=True)
+    figure("extension.blk.suspend_resume.vs_rebind", ratios(against_rebind(device, options.pairs)))
+    unload(BLOCK)
+
+    extended(NET)
+    device = Suspendable(devices_of(NET)[0])
+    print(f"interface: twice {options.pairs} pairs", flush=True)
+    interface = child_of(device.name, "net")
+    set_link(interface, True)
+
+    def down_up():
+        time.sleep(0.05)
+        return timed(lambda: (set_link(interface, False), set_link(interface, True)))
+
+    def suspend_resume():
+        time.sleep(0.05)
+        return timed(lambda: cycle(device))
+
+    suspend_resume()
+    figure("extension.net.suspend_resume.vs_link",
+           ratios(pairs(options.pairs, suspend_resume, down_up)))
+
+    unbind_bind = rebind(device)
+
+    def rebound():
+        time.sleep(0.05)
+        # One that is up again has to be set up again.
+        took = timed(lambda: (unbind_bind(), set_link(child_of(device.name, "net"), True)))
+        return took
+
+    figure("extension.net.suspend_resume.vs_rebind",
+           ratios(pairs(options.pairs, suspend_resume, rebound)))
+    unload(NET)
+    unload(EXTENSION)
+
+
+# The picture.
+
+
+def timeline(_options):
+    """The throughput of a disk across a suspend."""
+    step, running, suspended = 0.05, 1.5, 1.0
+    ours()
+    device = Suspendable(devices_of(BLOCK)[0])
+    target = disk()
+    points, marks = [], []
+
+    def sample(until):
+        while time.monotonic() < until:
+            time.sleep(step)
+            points.append((time.monotonic(), sum(completed(target))))
+
+    with fio(target, ("randread", "4k", 32, 1), 60):
+        time.sleep(0.5)
+        start = time.monotonic()
+        points.append((start, sum(completed(target))))
+        sample(start + running)
+        device.request("suspend")
+        marks.append(time.monotonic())
+        sample(marks[0] + suspended)
+        device.request("resume")
+        marks.append(time.monotonic())
+        sample(marks[1] + running)
+    curve = [(t1 - start, (n1 - n0) / (t1 - t0))
+             for (t0, n0), (t1, n1) in zip(points, points[1:])]
+    emit("timeline", iops=curve, suspended=[mark - start for mark in marks])
+    unload(BLOCK)
+
+
+GROUPS = {
+    "data-path": data_path,
+    "processor": processor,
+    "suspend": suspend,
+    "extension-path": extension_path,
+    "extension": extension,
+    "timeline": timeline,
+}
 
 
 def main():
-    subprocess.run(["modprobe", "virtio_rng"], check=True)
-    devices = suspendable_devices()
-    if not devices:
-        print("no device can be suspended")
-        return 1
-    for device in devices:
-        print(f"measuring {device.name}: {PAIRS} pairs", flush=True)
-        measure(device)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pairs", type=int, required=True)
+    parser.add_argument("--control", action="store_true")
+    parser.add_argument("groups", nargs="+", choices=GROUPS)
+    options = parser.parse_args()
+    for name in options.groups:
+        print(f"== {name}", flush=True)
+        GROUPS[name](options)
     return 0
 
 

@@ -1,122 +1,233 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `lab bench`: what suspending a device costs, against what one does without it.
+//! `lab bench`: the block driver against the kernel's own, a suspend against what a guest can do
+//! without it, and the cost of the extension.
 //!
-//! Without SUSPEND, the way to have a device not touch memory is to unbind its driver, which
-//! resets it and frees its queues, and to bind it again.  Both are measured in turn in the same
-//! guest; absolute times under emulation mean little, their ratio does.
+//! The guest's side measures, in turn and in one boot, what is compared, and hands over ratios;
+//! absolute times under emulation mean little.  Where the work of the processor is the question,
+//! the guest's clock counts instructions, so that what else the machine does is not measured.
 
-use crate::guest::{self, Config};
+use crate::device;
+use crate::guest::{self, Clock, Config};
 use crate::init::Job;
 use crate::kernel::Kernel;
+use crate::picture::{self, Timeline};
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 const SCRIPT: &str = "tools/virtio/lab/guest/bench.py";
-/// Begins the line in which the script hands over what it measured.
+/// Begins a line in which the script hands over what it measured.
 const MARK: &str = "BENCH ";
-const MIN_PAIRS: usize = 21;
+const MIN_PAIRS: u32 = 7;
+/// For one guest.
+const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
-/// What was measured on one device.
-#[derive(Debug, Deserialize)]
-struct Samples {
-    /// The revision of SUSPEND.
-    revision: String,
-    /// Pairs, in the order measured: a suspend with its resume, an unbind with its bind.
-    pairs: Vec<Pair>,
-    suspend_ns: Vec<f64>,
-    resume_ns: Vec<f64>,
-    /// Accesses to the status register in one suspend and one resume.
-    status_writes: f64,
-    status_reads: f64,
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these groups of figures; may be repeated.
+    #[arg(long, value_enum)]
+    only: Vec<Group>,
+
+    /// How often what is compared is measured in turn.
+    #[arg(long, default_value_t = MIN_PAIRS, value_parser = clap::value_parser!(u32).range(1..))]
+    pairs: u32,
+
+    /// Compare the kernel's own driver with itself: how far from 1 chance can take a ratio.
+    #[arg(long)]
+    control: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Pair {
-    suspend_resume_ns: f64,
-    unbind_bind_ns: f64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// The block driver against the kernel's own: throughput and latency.
+    DataPath,
+    /// The same: processor time of an I/O, in a guest with one processor.
+    Processor,
+    /// A suspend of our drivers against unbinding them.
+    Suspend,
+    /// The kernel's own drivers with and without the extension.
+    ExtensionPath,
+    /// A suspend of the kernel's own drivers against what else there is.
+    Extension,
+    /// The picture of the throughput across a suspend.
+    Timeline,
+}
+
+impl Group {
+    /// Whether the script can measure it on the kernel's own driver twice.
+    fn has_control(self) -> bool {
+        matches!(self, Self::DataPath | Self::Processor | Self::ExtensionPath)
+    }
+
+    fn clock(self) -> Clock {
+        match self {
+            Self::Processor | Self::ExtensionPath => Clock::Instructions,
+            Self::DataPath | Self::Suspend | Self::Extension | Self::Timeline => Clock::Host,
+        }
+    }
+
+    fn name(self) -> String {
+        let value = self.to_possible_value().expect("no group is hidden");
+        value.get_name().to_string()
+    }
+}
+
+/// What the script hands over.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Message {
+    Figure(Samples),
+    Timeline(Timeline),
+}
+
+#[derive(Debug, Deserialize)]
+struct Samples {
+    name: String,
+    unit: String,
+    better: Better,
+    samples: Vec<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Better {
+    Higher,
+    Lower,
 }
 
 /// A figure, as out/bench.json has it.
 #[derive(Debug, Serialize)]
 struct Figure {
+    /// The median of the samples.
     value: f64,
-    unit: &'static str,
-    better: &'static str,
-    command: &'static str,
+    unit: String,
+    better: Better,
+    command: String,
     /// First and third quartile of the samples, if there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     quartiles: Option<[f64; 2]>,
+    samples: usize,
 }
 
 type Figures = BTreeMap<String, Figure>;
 
-pub fn run(tree: &Tree, kernel: &Kernel, config: &Config) -> Result<bool> {
-    let config = Config {
-        deadline: Duration::from_secs(300),
-        ..config.clone()
-    };
-    let job = Job::Command(vec![tree.join(SCRIPT).display().to_string()]);
+pub fn run(tree: &Tree, kernel: &Kernel, config: &Config, args: &Args) -> Result<bool> {
+    let groups: Vec<Group> = Group::value_variants()
+        .iter()
+        .copied()
+        .filter(|group| args.only.is_empty() || args.only.contains(group))
+        .filter(|group| !args.control || group.has_control())
+        .collect();
+    ensure!(!groups.is_empty(), "no such group has a control");
     let mut figures = Figures::new();
-    let outcome = guest::run(tree, kernel, "bench", &config, &job, |line, _| {
-        match line.strip_prefix(MARK) {
-            Some(text) => evaluate(
-                &serde_json::from_str(text).context("the script's samples make no sense")?,
-                &mut figures,
-            )?,
-            None => println!("{line}"),
+    let mut timeline = None;
+    for clock in [Clock::Instructions, Clock::Host] {
+        let groups: Vec<Group> = groups
+            .iter()
+            .copied()
+            .filter(|g| g.clock() == clock)
+            .collect();
+        if groups.is_empty() {
+            continue;
         }
-        Ok(())
-    })?;
-    outcome.report();
-    if outcome.status() != 0 {
-        return Ok(false);
+        let config = Config {
+            deadline: DEADLINE,
+            devices: device::of_selftests(),
+            clock,
+            ..config.clone()
+        };
+        let job = Job::Command(command(tree, args, &groups));
+        let mut group = String::new();
+        let outcome = guest::run(tree, kernel, "bench", &config, &job, |line, _| {
+            match line.strip_prefix(MARK) {
+                Some(text) => {
+                    match serde_json::from_str(text)
+                        .context("the script's samples make no sense")?
+                    {
+                        Message::Figure(samples) => {
+                            let figure = evaluate(&samples, command_of(&group, args))?;
+                            figures.insert(samples.name, figure);
+                        }
+                        Message::Timeline(found) => timeline = Some(found),
+                    }
+                }
+                None => {
+                    if let Some(name) = line.strip_prefix("== ") {
+                        group = name.to_string();
+                    }
+                    println!("{line}");
+                }
+            }
+            Ok(())
+        })?;
+        outcome.report();
+        if outcome.status() != 0 {
+            return Ok(false);
+        }
     }
-    ensure!(!figures.is_empty(), "nothing was measured");
+    ensure!(
+        !figures.is_empty() || timeline.is_some(),
+        "nothing was measured"
+    );
     print_table(&figures);
-    let path = tree.out("")?.join("bench.json");
+    let path = tree.out("")?.join(match args.control {
+        false => "bench.json",
+        true => "bench-control.json",
+    });
     let text = serde_json::to_string_pretty(&figures).context("can't encode the figures")?;
     fs::write(&path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;
     println!("written to {}", path.display());
+    if let Some(timeline) = timeline {
+        let path = tree.out("")?.join("bench.svg");
+        picture::draw(&timeline, &path)?;
+        println!("drawn to {}", path.display());
+    }
     Ok(true)
 }
 
-fn evaluate(samples: &Samples, figures: &mut Figures) -> Result<()> {
+/// The script with its arguments.
+fn command(tree: &Tree, args: &Args, groups: &[Group]) -> Vec<String> {
+    let mut command = vec![
+        tree.join(SCRIPT).display().to_string(),
+        format!("--pairs={}", args.pairs),
+    ];
+    if args.control {
+        command.push("--control".into());
+    }
+    command.extend(groups.iter().map(|group| group.name()));
+    command
+}
+
+/// The command that measures a group by itself.
+fn command_of(group: &str, args: &Args) -> String {
+    let control = if args.control { " --control" } else { "" };
+    format!(
+        "scripts/lab bench --only {group} --pairs {}{control}",
+        args.pairs
+    )
+}
+
+fn evaluate(found: &Samples, command: String) -> Result<Figure> {
+    let name = &found.name;
+    ensure!(!found.samples.is_empty(), "{name}: no samples");
     ensure!(
-        samples.pairs.len() >= MIN_PAIRS,
-        "{} pairs measured, {MIN_PAIRS} wanted",
-        samples.pairs.len()
+        found.samples.iter().all(|sample| sample.is_finite()),
+        "{name}: a sample is no number"
     );
-    let of = |value: fn(&Pair) -> f64| samples.pairs.iter().map(value).collect::<Vec<_>>();
-    let mut figure = |name: &str, unit, values: &[f64]| {
-        let [first, median, third] = quartiles(values);
-        figures.insert(
-            format!("{name}_{}", samples.revision),
-            Figure {
-                value: median,
-                unit,
-                better: "lower",
-                command: "make bench",
-                quartiles: (values.len() > 1).then_some([first, third]),
-            },
-        );
-    };
-    figure("suspend", "ns", &samples.suspend_ns);
-    figure("resume", "ns", &samples.resume_ns);
-    figure("suspend_resume", "ns", &of(|p| p.suspend_resume_ns));
-    figure("unbind_bind", "ns", &of(|p| p.unbind_bind_ns));
-    figure(
-        "suspend_resume_per_unbind_bind",
-        "ratio",
-        &of(|p| p.suspend_resume_ns / p.unbind_bind_ns),
-    );
-    figure("status_writes", "accesses", &[samples.status_writes]);
-    figure("status_reads", "accesses", &[samples.status_reads]);
-    Ok(())
+    let [first, median, third] = quartiles(&found.samples);
+    Ok(Figure {
+        value: median,
+        unit: found.unit.clone(),
+        better: found.better,
+        command,
+        quartiles: (found.samples.len() > 1).then_some([first, third]),
+        samples: found.samples.len(),
+    })
 }
 
 /// The quartiles of some samples; the second is the median.
@@ -134,15 +245,26 @@ fn quartiles(values: &[f64]) -> [f64; 3] {
 }
 
 fn print_table(figures: &Figures) {
-    println!("{:40} {:>14} {:>30}  unit", "figure", "median", "quartiles");
+    println!(
+        "{:50} {:>8} {:>19} {:>7}  unit, better",
+        "figure", "median", "quartiles", "samples"
+    );
     for (name, figure) in figures {
         let precision = if figure.unit == "ratio" { 4 } else { 0 };
         let number = |value: f64| format!("{value:.precision$}");
         let spread = figure.quartiles.map_or(String::new(), |[first, third]| {
             format!("{} … {}", number(first), number(third))
         });
+        let better = match figure.better {
+            Better::Higher => "higher",
+            Better::Lower => "lower",
+        };
         let value = number(figure.value);
-        println!("{name:40} {value:>14} {spread:>30}  {}", figure.unit);
+        let unit = &figure.unit;
+        println!(
+            "{name:50} {value:>8} {spread:>19} {:>7}  {unit}, {better}",
+            figure.samples
+        );
     }
 }
 
@@ -159,31 +281,24 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_of_pairs() {
-        let samples = Samples {
-            revision: "1.4".into(),
-            pairs: vec![
-                Pair {
-                    suspend_resume_ns: 1.0,
-                    unbind_bind_ns: 10.0
-                };
-                MIN_PAIRS
-            ],
-            suspend_ns: vec![0.5],
-            resume_ns: vec![0.5],
-            status_writes: 2.0,
-            status_reads: 4.0,
-        };
-        let mut figures = Figures::new();
-        evaluate(&samples, &mut figures).unwrap();
-        assert_eq!(figures["suspend_resume_per_unbind_bind_1.4"].value, 0.1);
-        assert!(evaluate(
-            &Samples {
-                pairs: Vec::new(),
-                ..samples
-            },
-            &mut figures
+    fn a_figure_is_the_median_and_says_how_to_get_it() {
+        let Message::Figure(mut samples) = serde_json::from_str(
+            r#"{"figure":{"name":"a","unit":"ratio","better":"lower","samples":[3,1,2]}}"#,
         )
-        .is_err());
+        .unwrap() else {
+            panic!("not a figure");
+        };
+        let args = Args {
+            only: Vec::new(),
+            pairs: 3,
+            control: false,
+        };
+        let figure = evaluate(&samples, command_of("suspend", &args)).unwrap();
+        assert_eq!((figure.value, figure.samples), (2.0, 3));
+        assert_eq!(figure.command, "scripts/lab bench --only suspend --pairs 3");
+        samples.samples[0] = f64::NAN;
+        assert!(evaluate(&samples, String::new()).is_err());
+        samples.samples.clear();
+        assert!(evaluate(&samples, String::new()).is_err());
     }
 }

@@ -47,6 +47,16 @@ impl Accel {
     }
 }
 
+/// What the guest's time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The host's.
+    Host,
+    /// A nanosecond for each instruction, and the host's while the processor, which is the only
+    /// one, is idle: what a program costs does not depend on what else the machine does.
+    Instructions,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
     /// The caller gets each line.
@@ -66,6 +76,7 @@ pub struct Config {
     /// Index of our modules.
     pub modules: Option<PathBuf>,
     pub terminal: Terminal,
+    pub clock: Clock,
 }
 
 impl Config {
@@ -81,6 +92,7 @@ impl Config {
             deadline: Duration::from_secs(120),
             modules: None,
             terminal: Terminal::Lines,
+            clock: Clock::Host,
         }
     }
 }
@@ -336,7 +348,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-machine", "q35,memory-backend=memory", "-smp", "2"])
+        .args(["-machine", "q35,memory-backend=memory"])
         .args(["-m", size, "-object", &memory])
         .args(config.accel.args())
         .args(["-no-reboot", "-kernel"])
@@ -346,6 +358,10 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
         .arg(format!("file:{}", console.display()))
         .args(["-chardev", "stdio,id=terminal,signal=off"])
         .args(["-serial", "chardev:terminal"]);
+    match config.clock {
+        Clock::Host => qemu.args(["-smp", "2"]),
+        Clock::Instructions => qemu.args(["-smp", "1", "-icount", "shift=0,sleep=on"]),
+    };
     qemu
 }
 

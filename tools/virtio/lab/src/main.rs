@@ -21,6 +21,7 @@ mod ktap;
 mod makefile;
 mod modules;
 mod mutate;
+mod picture;
 mod process;
 mod rust;
 mod scenario;
@@ -96,8 +97,9 @@ enum Cmd {
     },
     /// Show a device suspended under I/O, with explanations.
     Demo,
-    /// Measure what a suspend costs, against unbinding the driver; writes out/bench.json.
-    Bench,
+    /// Measure the drivers against the kernel's own, and a suspend against what a guest can do
+    /// without it; writes out/bench.json and out/bench.svg.
+    Bench(bench::Args),
     /// Check formatting, lints and style.
     Check,
     /// Break the driver in each of the ways of mutants.toml: some test must notice.
@@ -182,8 +184,8 @@ fn host(cli: Cli) -> Result<u8> {
             return Ok(u8::from(!tally.is_good()));
         }
         Cmd::Demo => return demo::run(&tree, &kernel, &with_modules(Vec::new())?),
-        Cmd::Bench => {
-            let good = bench::run(&tree, &kernel, &with_modules(Vec::new())?)?;
+        Cmd::Bench(args) => {
+            let good = bench::run(&tree, &kernel, &with_modules(Vec::new())?, &args)?;
             return Ok(u8::from(!good));
         }
         Cmd::Check => return Ok(u8::from(!check::run(&tree, &kernel)?)),
