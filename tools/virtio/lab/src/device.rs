@@ -25,33 +25,39 @@ impl FromStr for Spec {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.split_whitespace().map(str::to_string).collect()))
+        Ok(Self::new(text))
     }
 }
 
+impl Spec {
+    fn new(text: &str) -> Self {
+        Self(text.split_whitespace().map(str::to_string).collect())
+    }
+}
+
+const DISK: &str = "--type blk --size 64M --queues 2 --queue-size 128";
+
 /// One device of VIRTIO 1.4 and one of the draft, whose data is a counter: a gap shows.
 pub fn default_pair() -> Vec<Spec> {
-    ["43", "42"]
-        .map(|offer| {
-            Spec(
-                ["--offer", offer, "--data", "counter"]
-                    .map(String::from)
-                    .into(),
-            )
-        })
+    ["--offer 43 --data counter", "--offer 42 --data counter"]
+        .map(Spec::new)
         .into()
+}
+
+/// The pair, and a disk.
+pub fn of_demo() -> Vec<Spec> {
+    let mut specs = default_pair();
+    specs.push(Spec::new(DISK));
+    specs
 }
 
 /// Those of the kselftests: the pair, two network devices on a cable, and two disks, of which most
 /// tests use the first.
 pub fn of_selftests() -> Vec<Spec> {
-    let disk = "--type blk --size 64M --queues 2 --queue-size 128";
     let other_disk = "--type blk --size 16M --queue-size 64";
     let end = "--type net --cable /run/cable.sock --queue-pairs 2 --queue-size 256";
     let mut specs = default_pair();
-    for device in [disk, end, end, other_disk] {
-        specs.push(Spec(device.split(' ').map(String::from).collect()));
-    }
+    specs.extend([DISK, end, end, other_disk].map(Spec::new));
     specs
 }
 
