@@ -35,8 +35,6 @@ impl Spec {
     }
 }
 
-const DISK: &str = "--type blk --size 64M --queues 2 --queue-size 128";
-
 /// One device of VIRTIO 1.4 and one of the draft, whose data is a counter: a gap shows.
 pub fn default_pair() -> Vec<Spec> {
     ["--offer 43 --data counter", "--offer 42 --data counter"]
@@ -44,10 +42,15 @@ pub fn default_pair() -> Vec<Spec> {
         .into()
 }
 
+/// A disk.
+pub fn disk() -> Spec {
+    Spec::new("--type blk --size 64M --queues 2 --queue-size 128")
+}
+
 /// The pair, and a disk.
 pub fn of_demo() -> Vec<Spec> {
     let mut specs = default_pair();
-    specs.push(Spec::new(DISK));
+    specs.push(disk());
     specs
 }
 
@@ -57,7 +60,8 @@ pub fn of_selftests() -> Vec<Spec> {
     let other_disk = "--type blk --size 16M --queue-size 64";
     let end = "--type net --cable /run/cable.sock --queue-pairs 2 --queue-size 256";
     let mut specs = default_pair();
-    specs.extend([DISK, end, end, other_disk].map(Spec::new));
+    specs.push(disk());
+    specs.extend([end, end, other_disk].map(Spec::new));
     specs
 }
 

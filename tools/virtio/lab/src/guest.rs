@@ -75,6 +75,8 @@ pub struct Config {
     pub deadline: Duration,
     /// Index of our modules.
     pub modules: Option<PathBuf>,
+    /// An initramfs, which need not go on to our init.
+    pub initramfs: Option<PathBuf>,
     pub terminal: Terminal,
     pub clock: Clock,
 }
@@ -91,6 +93,7 @@ impl Config {
             qemu: Vec::new(),
             deadline: Duration::from_secs(120),
             modules: None,
+            initramfs: None,
             terminal: Terminal::Lines,
             clock: Clock::Host,
         }
@@ -190,7 +193,8 @@ pub fn run(
 
     for number in 1.. {
         let outcome = boot(tree, kernel, config, &run, &mut on_line)?;
-        if run.join(STARTED).exists() || number == BOOTS {
+        let booted = run.join(STARTED).exists() || matches!(outcome.ending, Ending::Shutdown(_));
+        if booted || number == BOOTS {
             return Ok(outcome);
         }
         let kept = run.join(format!("console-{number}"));
@@ -358,6 +362,9 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
         .arg(format!("file:{}", console.display()))
         .args(["-chardev", "stdio,id=terminal,signal=off"])
         .args(["-serial", "chardev:terminal"]);
+    if let Some(initramfs) = &config.initramfs {
+        qemu.arg("-initrd").arg(initramfs);
+    }
     match config.clock {
         Clock::Host => qemu.args(["-smp", "2"]),
         Clock::Instructions => qemu.args(["-smp", "1", "-icount", "shift=0,sleep=on"]),

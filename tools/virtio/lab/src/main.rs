@@ -15,6 +15,7 @@ mod demo;
 mod device;
 mod guest;
 mod init;
+mod install;
 mod kernel;
 mod klog;
 mod ktap;

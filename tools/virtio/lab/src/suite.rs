@@ -6,13 +6,14 @@
 //!
 //! * `host/PACKAGE`: `cargo test` of a package of tools/virtio;
 //! * `guest/PROGRAM`: a kselftest of tools/testing/selftests/virtio, all of them in one guest;
-//! * `boot/SCENARIO`: one that ends its guest, and so has one of its own.
+//! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`.
 //!
 //! A pattern selects by either the whole name or its second part, with or without extension.
 
 use crate::guest::{self, Accel, Config};
 use crate::init::{Job, Selftest};
-use crate::kernel::Kernel;
+use crate::install;
+use crate::kernel::{Flavour, Kernel};
 use crate::ktap::{self, Verdict};
 use crate::process::output_of;
 use crate::scenario::{self, Scenario};
@@ -110,8 +111,9 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, filter: Option<&str>) -> 
     programs.retain(|path| selects(pattern, "guest", file_name(path)));
     let mut scenarios = scenario::all();
     scenarios.retain(|s| selects(pattern, "boot", s.name));
+    let installs = selects(pattern, "boot", install::NAME);
     ensure!(
-        !(packages.is_empty() && programs.is_empty() && scenarios.is_empty()),
+        !(packages.is_empty() && programs.is_empty() && scenarios.is_empty() && !installs),
         "no test is named {}: see {SELFTESTS}/Makefile, or host/* and boot/*",
         filter.unwrap_or("*")
     );
@@ -119,6 +121,9 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, filter: Option<&str>) -> 
     let mut tally = Tally::default();
     for package in &packages {
         host_tests(tree, package, &mut tally)?;
+    }
+    if installs {
+        installation(tree, kernel, accel, &mut tally);
     }
     if programs.is_empty() && scenarios.is_empty() {
         return Ok(tally);
@@ -309,6 +314,22 @@ fn selftests(
         outcome.report();
     }
     Ok(())
+}
+
+fn installation(tree: &Tree, kernel: &Kernel, accel: Accel, tally: &mut Tally) {
+    let test = format!("boot/{}", install::NAME);
+    println!("{test}");
+    if kernel.flavour != Flavour::Stock {
+        println!("            it is about Debian's own kernel");
+        return tally.add(&test, install::WHAT, Verdict::Skipped);
+    }
+    match install::run(tree, kernel, accel) {
+        Ok(()) => tally.add(&test, install::WHAT, Verdict::Passed),
+        Err(error) => {
+            let case = format!("{}: {error:#}", install::WHAT);
+            tally.add(&test, &case, Verdict::Failed);
+        }
+    }
 }
 
 fn one_boot(

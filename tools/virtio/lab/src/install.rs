@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `boot/install`: what Documentation/admin-guide/virtio-suspend.rst tells an operator to do.
+//!
+//! DKMS builds the modules for Debian's kernel.  In a guest with nothing of ours it installs them.
+//! Then an initramfs is made, and a second guest boots with that, and has to find its disk taken
+//! over by the extension.  What takes minutes under emulation, to compile and to make an initramfs,
+//! is done in the build root, where the programs are the same.
+
+use crate::device;
+use crate::guest::{self, Accel, Config, Ending};
+use crate::init::Job;
+use crate::kernel::Kernel;
+use crate::klog::Shutdown;
+use crate::process::{announce, output_of, run_logged};
+use crate::tree::Tree;
+use anyhow::{ensure, Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub const NAME: &str = "install";
+pub const WHAT: &str = "the modules are installed with DKMS and loaded from the initramfs";
+
+const INSTALL: &str = "tools/virtio/lab/guest/install.sh";
+const INITRAMFS: &str = "tools/virtio/lab/guest/initramfs.sh";
+const DEADLINE: Duration = Duration::from_secs(300);
+/// As dkms.conf has it.
+const PACKAGE: &str = "virtio-suspend/1.0";
+/// What is printed of a disk that was suspended and resumed, by either guest.
+const CYCLE: [&str; 3] = ["revision: 1.4", "state: suspended", "state: running"];
+
+pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel) -> Result<()> {
+    let run = tree.run_dir(NAME)?;
+    let trees = ["dkms", "src"].map(|name| run.join(name));
+    let clone = run.join("clone");
+    copy_sources(tree, &clone)?;
+    let log = tree.out("log")?.join("dkms.log");
+    announce("building the modules with DKMS", || {
+        for dir in &trees {
+            fs::create_dir(dir).with_context(|| format!("can't make {}", dir.display()))?;
+        }
+        let clone = clone.display().to_string();
+        run_logged(&mut dkms(kernel, &trees, "add", &clone), &log)?;
+        run_logged(&mut dkms(kernel, &trees, "build", PACKAGE), &log)
+    })?;
+
+    let mut config = Config {
+        accel,
+        deadline: DEADLINE,
+        ..Config::with(vec![device::disk()])
+    };
+    let [dkms, src] = &trees;
+    let words = [&tree.join(INSTALL), dkms, src];
+    let job = Job::Command(words.map(|path| path.display().to_string()).into());
+    let ending = Ending::Status(0);
+    boot(tree, kernel, "install-dkms", &config, &job, &CYCLE, ending)?;
+
+    let log = tree.out("log")?.join("initramfs.log");
+    announce("making an initramfs", || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "unchanged"]).arg(tree.join(INITRAMFS));
+        unshare.args([dkms, src]).arg(&kernel.release).arg(&*run);
+        run_logged(&mut unshare, &log)
+    })?;
+    config.initramfs = Some(run.join("initramfs"));
+    let mut expected = vec!["initramfs: virtio_suspend is loaded"];
+    expected.extend(CYCLE);
+    let ending = Ending::Shutdown(Shutdown::PowerOff);
+    // The job is that of an init that this guest does not get to.
+    let job = Job::Command(Vec::new());
+    let name = "install-initramfs";
+    boot(tree, kernel, name, &config, &job, &expected, ending)
+}
+
+fn dkms(kernel: &Kernel, [dkms, src]: &[PathBuf; 2], action: &str, what: &str) -> Command {
+    let mut command = Command::new("dkms");
+    command
+        .args([action, what, "--verbose", "-k", &kernel.release])
+        .arg("--dkmstree")
+        .arg(dkms)
+        .arg("--sourcetree")
+        .arg(src);
+    command
+}
+
+/// Copies what a fresh clone has.
+fn copy_sources(tree: &Tree, to: &Path) -> Result<()> {
+    let mut from = PathBuf::from(tree.root()).into_os_string();
+    from.push("/");
+    let mut rsync = Command::new("rsync");
+    rsync
+        .args(["--archive", "--delete", "--exclude=/out", "--exclude=/.git"])
+        .arg(from)
+        .arg(to);
+    output_of(&mut rsync).map(drop)
+}
+
+/// Boots a guest, which has to print some lines, in this order, and to end in a certain way.
+fn boot(
+    tree: &Tree,
+    kernel: &Kernel,
+    name: &str,
+    config: &Config,
+    job: &Job,
+    expected: &[&str],
+    ending: Ending,
+) -> Result<()> {
+    let mut printed = Vec::new();
+    let outcome = guest::run(tree, kernel, name, config, job, |line, _| {
+        println!("            {line}");
+        printed.push(line.to_string());
+        Ok(())
+    })?;
+    if outcome.ending != ending || !outcome.is_clean() {
+        outcome.report();
+    }
+    let mut lines = printed.iter();
+    for line in expected {
+        ensure!(
+            lines.any(|printed| printed == line),
+            "{name}: the guest did not print: {line}"
+        );
+    }
+    ensure!(
+        outcome.ending == ending,
+        "{name}: {}, but expected: {ending}",
+        outcome.ending
+    );
+    ensure!(
+        outcome.is_clean(),
+        "{name}: violations or a complaint of the kernel"
+    );
+    Ok(())
+}
