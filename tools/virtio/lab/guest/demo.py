@@ -188,8 +188,6 @@ def show_disk(device):
         suspend_file(device, "request", "suspend")
         suspend_file(device, "state")
         check(still(lambda: requests(device)), "the device carries out nothing for a second")
-        waiting = read(f"/sys/block/{name}/inflight").split()
-        say(f"  requests that wait meanwhile: {waiting[0]} reads, {waiting[1]} writes")
 
         say("\nResume it:")
         suspend_file(device, "request", "resume")
