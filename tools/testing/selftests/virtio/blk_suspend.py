@@ -11,6 +11,7 @@ from suspend_lib import (
     REVISIONS,
     SLOWNESS,
     Child,
+    KernelLog,
     case,
     expect,
     expect_errno,
@@ -180,6 +181,24 @@ def capacity():
     finally:
         target.mailbox.command("device", set={"capacity": before})
         wait_for(lambda: target.sectors == before, "the disk has grown again")
+
+
+@case("a configuration change notified while suspended is handled after the resume")
+def notified_early():
+    target = disk()
+    log = KernelLog()
+    target.mailbox.set(faults=["config-change-while-suspended=20"])
+    target.mailbox.clear()
+    target.dev.request("suspend")
+    wait_for(lambda: target.mailbox.counters()["config_notifications"] == 1, "the notification")
+    # Long enough for an interrupt to arrive.
+    time.sleep(0.3)
+    handled = [line for line in log.lines() if "new size" in line]
+    expect(handled, [], "what the driver does while suspended")
+    target.mailbox.set(faults=[])
+    target.dev.request("resume")
+    wait_for(lambda: any("new size" in line for line in log.lines()), "the driver looks")
+    works(target)
 
 
 @case("a suspend that times out leaves the disk running under load")

@@ -60,7 +60,9 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel) -> Result<()> {
     let log = tree.out("log")?.join("initramfs.log");
     announce("making an initramfs", || {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "--propagation", "unchanged"]).arg(tree.join(INITRAMFS));
+        unshare
+            .args(["--mount", "--propagation", "unchanged"])
+            .arg(tree.join(INITRAMFS));
         unshare.args([dkms, src]).arg(&kernel.release).arg(&*run);
         run_logged(&mut unshare, &log)
     })?;
