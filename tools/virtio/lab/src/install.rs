@@ -13,6 +13,7 @@ use crate::init::Job;
 use crate::kernel::Kernel;
 use crate::klog::Shutdown;
 use crate::process::{announce, output_of, run_logged};
+use crate::scenario;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
 use std::fs;
@@ -118,18 +119,7 @@ fn boot(
     if outcome.ending != ending || !outcome.is_clean() {
         outcome.report();
     }
-    let mut lines = printed.iter();
-    for line in expected {
-        ensure!(
-            lines.any(|printed| printed == line),
-            "{name}: the guest did not print: {line}"
-        );
-    }
-    ensure!(
-        outcome.ending == ending,
-        "{name}: {}, but expected: {ending}",
-        outcome.ending
-    );
+    scenario::ended(&outcome, ending, &printed, expected).context(name.to_string())?;
     ensure!(
         outcome.is_clean(),
         "{name}: violations or a complaint of the kernel"

@@ -84,6 +84,28 @@ pub fn all() -> Vec<Scenario> {
     ]
 }
 
+/// Whether a guest printed some lines, in their order, and ended as it should.
+pub fn ended(
+    outcome: &Outcome,
+    ending: Ending,
+    printed: &[String],
+    expected: &[&str],
+) -> Result<()> {
+    let mut lines = printed.iter();
+    for expected in expected {
+        ensure!(
+            lines.any(|line| line == expected),
+            "the guest did not print: {expected}"
+        );
+    }
+    ensure!(
+        outcome.ending == ending,
+        "{}, but expected: {ending}",
+        outcome.ending
+    );
+    Ok(())
+}
+
 impl Scenario {
     pub fn command(&self) -> Vec<String> {
         let script = format!("{} {}", self.begin, self.end);
@@ -100,19 +122,7 @@ impl Scenario {
 
     /// Whether the guest printed what it should, and ended as it should.
     pub fn judge(&self, printed: &[String], outcome: &Outcome) -> Result<()> {
-        let mut lines = printed.iter();
-        for expected in self.prints {
-            ensure!(
-                lines.any(|line| line == expected),
-                "the guest did not print: {expected}"
-            );
-        }
-        ensure!(
-            outcome.ending == self.expected,
-            "{}, but expected: {}",
-            outcome.ending,
-            self.expected
-        );
+        ended(outcome, self.expected, printed, self.prints)?;
         // One that was killed has not seen the end.
         let killed = usize::from(self.kill_at.is_some());
         for (index, record) in outcome.records.iter().enumerate().skip(killed) {
