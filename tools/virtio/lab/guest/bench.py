@@ -52,6 +52,8 @@ def sh(*command):
 
 
 def timed(action):
+    # What was begun before is over.
+    time.sleep(0.05)
     start = time.monotonic_ns()
     action()
     return time.monotonic_ns() - start
@@ -151,7 +153,7 @@ def fio(target, job, seconds):
     ]
     before = completed(target)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: sum(completed(target)) > sum(before) + 8 or process.poll() is not None,
+        wait_for(lambda: completed(target) > before + 8 or process.poll() is not None,
                  "fio begins")
         try:
             yield process
@@ -160,9 +162,9 @@ def fio(target, job, seconds):
 
 
 def completed(target):
-    """Reads and writes that the disk has completed."""
+    """How many reads and writes the disk has completed."""
     fields = read(f"/sys/block/{target}/stat").split()
-    return int(fields[0]), int(fields[4])
+    return int(fields[0]) + int(fields[4])
 
 
 def idle_ns():
@@ -177,7 +179,7 @@ def measure(job):
     target = disk()
 
     def snapshot():
-        return time.monotonic_ns(), idle_ns(), sum(completed(target))
+        return time.monotonic_ns(), idle_ns(), completed(target)
 
     with fio(target, job, SETTLE + WINDOW * 1.5) as process:
         time.sleep(SETTLE)
@@ -242,18 +244,16 @@ def rebind(device):
     return unbind_bind
 
 
+def against(device, other, count):
+    """Pairs of the times of a suspend with its resume, and of something else."""
+    other()
+    cycle(device)
+    return pairs(count, lambda: timed(lambda: cycle(device)), lambda: timed(other))
+
+
 def against_rebind(device, count):
-    """Pairs of the times of a suspend with its resume, and of an unbind with its bind."""
-    unbind_bind = rebind(device)
-
-    def once(action):
-        # What was begun by the other is over.
-        time.sleep(0.05)
-        return timed(action)
-
-    once(unbind_bind)
-    once(lambda: cycle(device))
-    return pairs(count, lambda: once(lambda: cycle(device)), lambda: once(unbind_bind))
+    """The same, where the other is an unbind with its bind."""
+    return against(device, rebind(device), count)
 
 
 def suspend(options):
@@ -276,7 +276,7 @@ def suspend(options):
     loaded = []
     with fio(disk(), ("randread", "4k", 32, 4), 60):
         for _ in range(options.pairs):
-            time.sleep(0.1)
+            time.sleep(0.05)
             loaded.append(timed(lambda: cycle(device)))
     figure("suspend_resume.loaded.vs_rebind",
            [ns / rebound for ns, (_, rebound) in zip(loaded, found)])
@@ -320,7 +320,7 @@ def throughput(put_in_place):
         sh("ip", "netns", "exec", other, "iperf3", "--server", "--one-off", "--daemon")
         wait_for(lambda: ":5201" in sh("ip", "netns", "exec", other, "ss", "-Hltn"), "iperf3")
         output = sh("ip", "netns", "exec", one, "iperf3", "--client", "192.0.2.2", "--json",
-                    "--omit", "0", "--time", str(IPERF_SECONDS))
+                    "--time", str(IPERF_SECONDS))
     return json.loads(output)["end"]["sum_received"]["bits_per_second"]
 
 
@@ -369,27 +369,21 @@ def extension(options):
     set_link(interface, True)
 
     def down_up():
-        time.sleep(0.05)
-        return timed(lambda: (set_link(interface, False), set_link(interface, True)))
+        set_link(interface, False)
+        set_link(interface, True)
 
-    def suspend_resume():
-        time.sleep(0.05)
-        return timed(lambda: cycle(device))
-
-    suspend_resume()
-    figure("extension.net.suspend_resume.vs_link",
-           ratios(pairs(options.pairs, suspend_resume, down_up)))
+    found = against(device, down_up, options.pairs)
+    figure("extension.net.suspend_resume.vs_link", ratios(found))
 
     unbind_bind = rebind(device)
 
     def rebound():
-        time.sleep(0.05)
-        # One that is up again has to be set up again.
-        took = timed(lambda: (unbind_bind(), set_link(child_of(device.name, "net"), True)))
-        return took
+        unbind_bind()
+        # One that was up has to be set up again.
+        set_link(child_of(device.name, "net"), True)
 
-    figure("extension.net.suspend_resume.vs_rebind",
-           ratios(pairs(options.pairs, suspend_resume, rebound)))
+    found = against(device, rebound, options.pairs)
+    figure("extension.net.suspend_resume.vs_rebind", ratios(found))
     unload(NET)
     unload(EXTENSION)
 
@@ -408,12 +402,12 @@ def timeline(_options):
     def sample(until):
         while time.monotonic() < until:
             time.sleep(step)
-            points.append((time.monotonic(), sum(completed(target))))
+            points.append((time.monotonic(), completed(target)))
 
     with fio(target, ("randread", "4k", 32, 1), 60):
         time.sleep(0.5)
         start = time.monotonic()
-        points.append((start, sum(completed(target))))
+        points.append((start, completed(target)))
         sample(start + running)
         device.request("suspend")
         marks.append(time.monotonic())
