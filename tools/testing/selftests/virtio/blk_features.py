@@ -187,8 +187,8 @@ def discard_ranges():
     target.mailbox.clear()
     # What is submitted together is merged.
     sh("fio", "--name=trim", f"--filename={target.path}", "--ioengine=io_uring",
-             "--direct=1", "--rw=randtrim", "--bs=64k", "--size=4M", "--iodepth=16",
-             "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=16")  # fmt: skip
+       "--direct=1", "--rw=randtrim", "--bs=64k", "--size=4M", "--iodepth=16",
+       "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=16")  # fmt: skip
     report = target.report()["requests"]["discard"]
     expect(report["bytes"], 4 * MIB, "bytes discarded")
     require(report["ok"] <= 16, f"{report['ok']} requests for 64 ranges")
@@ -264,8 +264,8 @@ def polled():
         wait_for(lambda: target.is_there, "the disk is there")
         expect(target.number("queue/io_poll"), 1, "io_poll")
         sh("fio", "--name=poll", f"--filename={target.path}", "--ioengine=io_uring",
-                 "--hipri=1", "--direct=1", "--rw=randread", "--bs=4k", "--size=1M",
-                 "--output-format=terse")
+           "--hipri=1", "--direct=1", "--rw=randread", "--bs=4k", "--size=1M",
+           "--output-format=terse")
         require(sum(target.report()["queues"][1:]) >= 256, "nothing arrived in the polled queue")
         works(target)
     finally:
