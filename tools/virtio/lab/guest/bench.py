@@ -9,7 +9,6 @@ measurements that follow each other, so what changes slowly does not matter.
 import argparse
 import contextlib
 import fcntl
-import glob
 import itertools
 import json
 import os
@@ -18,12 +17,15 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from testdevice import DEVICES, Suspendable, read, suspendable_devices, write
+sys.path.append(str(Path(__file__).resolve().parents[3] / "testing/selftests/virtio"))
+
+import ext_lib  # noqa: E402
+import net_lib  # noqa: E402
+from suspend_lib import BUS, Device, Modules, sh, wait_for  # noqa: E402
 
 BLOCK, NET = "virtio_blk", "virtio_net"
-EXTENSION = "virtio_suspend"
-DEVICE_IDS = {BLOCK: 2, NET: 1}
 # Access, size of a block, requests at a time, jobs.
 JOBS = [
     *itertools.product(("randread", "randwrite"), ("4k",), (1, 32), (1, 4)),
@@ -35,7 +37,7 @@ EXTENSION_JOBS = [("randread", "4k", 1, 1), ("randread", "4k", 32, 1)]
 # Seconds: of fio before it is measured, and of the measurement.
 SETTLE, WINDOW = 0.2, 1.0
 IPERF_SECONDS = 1
-PATIENCE = 20
+PATIENCE = 20.0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -47,10 +49,6 @@ def figure(name, samples, unit="ratio", better="lower"):
     emit("figure", name=name, unit=unit, better=better, samples=samples)
 
 
-def sh(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def timed(action):
     # What was begun before is over.
     time.sleep(0.05)
@@ -59,42 +57,18 @@ def timed(action):
     return time.monotonic_ns() - start
 
 
-def wait_for(condition, what):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            sys.exit(f"{what}: not within {PATIENCE} s")
-        time.sleep(0.005)
-
-
 # Drivers and devices.
 
 
-def unload(module):
-    if os.path.exists(f"/sys/module/{module}"):
-        sh("rmmod", module)
-
-
-def load_kernels_own(module):
-    """Loads the driver that came with the kernel, whatever else has its name."""
-    (path,) = glob.glob(f"/usr/lib/modules/{os.uname().release}/kernel/drivers/*/{module}.ko*")
-    for other in sh("modinfo", "-F", "depends", path).strip().split(","):
-        if other:
-            sh("modprobe", other)
-    sh("insmod", path)
-
-
-def devices_of(module):
-    names = sorted(os.listdir(DEVICES))
-    return [name for name in names
-            if int(read(f"{DEVICES}/{name}/device"), 16) == DEVICE_IDS[module]
-            and os.path.exists(f"{DEVICES}/{name}/../resource2")]
+def first_of(module):
+    """The name of the first test device that a driver is for."""
+    return ext_lib.Driver(module).functions()[0]
 
 
 def child_of(device, kind):
     """The name of a device's disk or interface, once it is there."""
-    wait_for(lambda: glob.glob(f"{DEVICES}/{device}/{kind}/*"), f"{kind} of {device}")
-    return os.path.basename(glob.glob(f"{DEVICES}/{device}/{kind}/*")[0])
+    children = BUS / device / kind
+    return wait_for(lambda: list(children.glob("*")), f"{kind} of {device}", PATIENCE)[0].name
 
 
 def ours(module=BLOCK):
@@ -106,15 +80,20 @@ def ours(module=BLOCK):
 def theirs(module=BLOCK):
     """Has the kernel's own driver run them."""
     unload(module)
-    unload(EXTENSION)
-    load_kernels_own(module)
+    ext_lib.Driver(module).load()
 
 
 def extended(module=BLOCK):
     """Has the kernel's own driver run them, with the extension."""
     unload(module)
-    sh("modprobe", EXTENSION)
-    load_kernels_own(module)
+    ext_lib.load()
+    ext_lib.Driver(module).load()
+
+
+def unload(module):
+    """Unloads a driver, whosever it is, and the extension."""
+    Modules.remove(module)
+    Modules.remove(ext_lib.MODULE)
 
 
 def pairs(count, first, second):
@@ -138,7 +117,7 @@ def ratios(found, name=None):
 
 
 def disk():
-    return child_of(devices_of(BLOCK)[0], "block")
+    return child_of(first_of(BLOCK), "block")
 
 
 @contextlib.contextmanager
@@ -154,7 +133,7 @@ def fio(target, job, seconds):
     before = completed(target)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: completed(target) > before + 8 or process.poll() is not None,
-                 "fio begins")
+                 "fio begins", PATIENCE)
         try:
             yield process
         finally:
@@ -163,7 +142,7 @@ def fio(target, job, seconds):
 
 def completed(target):
     """How many reads and writes the disk has completed."""
-    fields = read(f"/sys/block/{target}/stat").split()
+    fields = Path(f"/sys/block/{target}/stat").read_text().split()
     return int(fields[0]) + int(fields[4])
 
 
@@ -200,21 +179,27 @@ def measure(job):
     }
 
 
-def compare(options, jobs, first, second):
-    """Measures the jobs on two sides; yields the name of each and its pairs."""
-    def side(put_in_place, job):
-        put_in_place()
-        return measure(job)
+def against_theirs(options, module, put_in_place, measured):
+    """Pairs of what is measured with a driver put in place, and with the kernel's own."""
+    def side(put):
+        put(module)
+        return measured()
 
+    first = theirs if options.control else put_in_place
+    return pairs(options.pairs, lambda: side(first), lambda: side(theirs))
+
+
+def compare(options, jobs, put_in_place):
+    """Measures the jobs against the kernel's own driver; yields the name of each and its pairs."""
     for job in jobs:
         name = "{}-{}-d{}-j{}".format(*job)
         print(f"{name}: {options.pairs} pairs", flush=True)
-        yield name, pairs(options.pairs, lambda: side(first, job), lambda: side(second, job))
+        yield name, against_theirs(options, BLOCK, put_in_place, lambda: measure(job))
 
 
 def data_path(options):
     """Our driver of disks against the kernel's, by the clock."""
-    for name, found in compare(options, JOBS, theirs if options.control else ours, theirs):
+    for name, found in compare(options, JOBS, ours):
         figure(f"blk.{name}.iops_ratio", ratios(found, "iops"), better="higher")
         figure(f"blk.{name}.p50_ratio", ratios(found, "p50"))
         figure(f"blk.{name}.p99_ratio", ratios(found, "p99"))
@@ -222,7 +207,7 @@ def data_path(options):
 
 def processor(options):
     """The same, where the clock counts instructions."""
-    for name, found in compare(options, JOBS, theirs if options.control else ours, theirs):
+    for name, found in compare(options, JOBS, ours):
         figure(f"blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
 
 
@@ -235,11 +220,11 @@ def cycle(device):
 
 
 def rebind(device):
-    driver = os.path.realpath(f"{device.path}/driver")
+    driver = (device.path / "driver").resolve()
 
     def unbind_bind():
-        write(f"{driver}/unbind", device.name)
-        write(f"{driver}/bind", device.name)
+        (driver / "unbind").write_text(device.name)
+        (driver / "bind").write_text(device.name)
 
     return unbind_bind
 
@@ -259,15 +244,16 @@ def against_rebind(device, count):
 def suspend(options):
     """What a suspend costs, with our drivers."""
     sh("modprobe", "virtio_rng")
-    for device in suspendable_devices():
-        name = f"rng-{device.attribute('revision')}"
+    for path in sorted(BUS.glob("*/suspend")):
+        device = Device(path.parent.name)
+        name = f"rng-{device.read('revision')}"
         print(f"{name}: {options.pairs} pairs", flush=True)
         figure(f"suspend_resume.{name}.vs_rebind", ratios(against_rebind(device, options.pairs)))
         count_accesses(device, name)
     unload("virtio_rng")
 
     ours()
-    device = Suspendable(devices_of(BLOCK)[0])
+    device = Device(first_of(BLOCK))
     print(f"disk: {options.pairs} pairs", flush=True)
     found = against_rebind(device, options.pairs)
     figure("suspend_resume.vs_rebind", ratios(found))
@@ -285,9 +271,9 @@ def suspend(options):
 
 def count_accesses(device, name):
     """Accesses to the status in one suspend of a device that presents the bit at once."""
-    device.mailbox.command("clear")
+    device.mailbox.clear()
     device.request("suspend")
-    counters = device.mailbox.command("stats")["counters"]
+    counters = device.mailbox.counters()
     device.request("resume")
     for access in ("writes", "reads"):
         figure(f"suspend.{name}.status_{access}", [counters[f"status_{access}"]], "accesses")
@@ -300,50 +286,24 @@ def extension_path(options):
     """The kernel's own drivers with and without the extension, where the clock counts
     instructions.
     """
-    for name, found in compare(options, EXTENSION_JOBS, theirs if options.control else extended,
-                               theirs):
+    for name, found in compare(options, EXTENSION_JOBS, extended):
         figure(f"extension.blk.{name}.iops_ratio", ratios(found, "iops"), better="higher")
         figure(f"extension.blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
     unload(BLOCK)
     print(f"cable: {options.pairs} pairs", flush=True)
-    found = pairs(options.pairs, lambda: throughput(theirs if options.control else extended),
-                  lambda: throughput(theirs))
+    found = against_theirs(options, NET, extended, throughput)
     figure("extension.net.throughput_ratio", ratios(found), better="higher")
     unload(NET)
-    unload(EXTENSION)
 
 
-def throughput(put_in_place):
+def throughput():
     """Of TCP from one end of the cable to the other, in bits a second."""
-    put_in_place(NET)
-    with cable() as (one, other):
-        sh("ip", "netns", "exec", other, "iperf3", "--server", "--one-off", "--daemon")
-        wait_for(lambda: ":5201" in sh("ip", "netns", "exec", other, "ss", "-Hltn"), "iperf3")
-        output = sh("ip", "netns", "exec", one, "iperf3", "--client", "192.0.2.2", "--json",
-                    "--time", str(IPERF_SECONDS))
-    return json.loads(output)["end"]["sum_received"]["bits_per_second"]
-
-
-@contextlib.contextmanager
-def cable():
-    """Two network namespaces, with an end of the cable each."""
-    names = []
+    one, other = net_lib.cable()
     try:
-        for number, device in enumerate(devices_of(NET), 1):
-            name = f"bench{number}"
-            sh("ip", "netns", "add", name)
-            names.append(name)
-            sh("ip", "link", "set", child_of(device, "net"), "netns", name, "name", "e0")
-            sh("ip", "-n", name, "address", "add", f"192.0.2.{number}/24", "dev", "e0")
-            sh("ip", "-n", name, "link", "set", "e0", "up")
-        # Packets are dropped until both links are up.
-        wait_for(lambda: subprocess.run(
-            ["ip", "netns", "exec", names[0], "ping", "-qc1", "-W1", "192.0.2.2"],
-            check=False, capture_output=True).returncode == 0, "the other end answers")
-        yield names
+        return one.iperf(other, IPERF_SECONDS)["sum_received"]["bits_per_second"]
     finally:
-        for name in names:
-            sh("ip", "netns", "delete", name)
+        for end in (one, other):
+            end.tear_down()
 
 
 def set_link(interface, up):
@@ -357,13 +317,13 @@ def set_link(interface, up):
 def extension(options):
     """What a suspend of the kernel's own drivers costs, against what else there is."""
     extended(BLOCK)
-    device = Suspendable(devices_of(BLOCK)[0])
+    device = Device(first_of(BLOCK))
     print(f"disk of the kernel's driver: {options.pairs} pairs", flush=True)
     figure("extension.blk.suspend_resume.vs_rebind", ratios(against_rebind(device, options.pairs)))
     unload(BLOCK)
 
     extended(NET)
-    device = Suspendable(devices_of(NET)[0])
+    device = Device(first_of(NET))
     print(f"interface: twice {options.pairs} pairs", flush=True)
     interface = child_of(device.name, "net")
     set_link(interface, True)
@@ -385,7 +345,6 @@ def extension(options):
     found = against(device, rebound, options.pairs)
     figure("extension.net.suspend_resume.vs_rebind", ratios(found))
     unload(NET)
-    unload(EXTENSION)
 
 
 # The picture.
@@ -395,7 +354,7 @@ def timeline(_options):
     """The throughput of a disk across a suspend."""
     step, running, suspended = 0.05, 1.5, 1.0
     ours()
-    device = Suspendable(devices_of(BLOCK)[0])
+    device = Device(first_of(BLOCK))
     target = disk()
     points, marks = [], []
 

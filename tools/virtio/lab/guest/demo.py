@@ -3,17 +3,18 @@
 """The guest's side of `make demo`: suspends devices under I/O, and explains what happens."""
 
 import json
-import os
 import struct
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
-from testdevice import Suspendable, read, suspendable_devices, write
+sys.path.append(str(Path(__file__).resolve().parents[3] / "testing/selftests/virtio"))
 
-HWRNG = "/dev/hwrng"
-MISC = "/sys/class/misc/hw_random"
+from blk_lib import Disk, statistics  # noqa: E402
+from suspend_lib import BUS, HWRNG, HWRNG_CLASS, Device, read_some, rng_names  # noqa: E402
+
 FIO = ("fio --name=demo --filename={} --direct=1 --ioengine=libaio --rw=randrw --bs=4k --iodepth=16 "
        "--size=16M --verify=crc32c --verify_fatal=1 --verify_state_save=0 --time_based --runtime=6 "
        "--thread --eta=never --output-format=json --output=/tmp/fio.json")
@@ -42,12 +43,12 @@ def shell(command):
 
 
 def suspend_file(device, name, text=None):
-    path = os.path.join(device.suspend_dir, name)
+    path = device.file(name)
     if text is None:
-        say(f"# cat {path}\n{read(path)}")
+        say(f"# cat {path}\n{device.read(name)}")
     else:
         say(f"# echo {text} >{path}")
-        write(path, text)
+        device.write(name, text)
 
 
 class Reader(threading.Thread):
@@ -84,33 +85,21 @@ class Reader(threading.Thread):
             pass
 
 
-def readable():
-    """Whether a read that must not block gets anything."""
-    fd = os.open(HWRNG, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        return bool(os.read(fd, 4))
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-
-
 def hwrng_of(device):
     """The name under which the device's driver has registered with the hwrng core."""
-    number = suspendable_names().index(device.name)
-    names = [name for name in read(f"{MISC}/rng_available").split() if "virtio" in name]
-    return names[number]
+    names = [path.parent.name for path in suspendable()]
+    return rng_names()[names.index(device.name)]
 
 
-def suspendable_names():
-    return [device.name for device in suspendable_devices()]
+def suspendable():
+    return sorted(BUS.glob("*/suspend"))
 
 
-def show(device: Suspendable):
-    revision = device.attribute("revision")
+def show(device):
+    revision = device.read("revision")
     say(f"\n=== {device.name}: SUSPEND as of {revision} ===\n")
     suspend_file(device, "state")
-    shell(f"echo {hwrng_of(device)} >{MISC}/rng_current; cat {MISC}/rng_current")
+    shell(f"echo {hwrng_of(device)} >{HWRNG_CLASS}/rng_current; cat {HWRNG_CLASS}/rng_current")
     say("\nA reader takes entropy all the time.  What this device sends is a counter: a byte lost\n"
         "or sent twice would show.")
     reader = Reader()
@@ -118,12 +107,12 @@ def show(device: Suspendable):
     check(reader.grows(5), "entropy is flowing")
 
     say("\nSuspend it, under that load:")
-    device.mailbox.command("clear")
+    device.mailbox.clear()
     suspend_file(device, "request", "suspend")
     suspend_file(device, "state")
     reader.settles()
     check(not reader.grows(1.0), "the reader is blocked")
-    check(not readable(), "a read with O_NONBLOCK gets EAGAIN")
+    check(not read_some(4), "a read with O_NONBLOCK gets EAGAIN")
 
     say("\nResume it:")
     suspend_file(device, "request", "resume")
@@ -138,23 +127,27 @@ def show(device: Suspendable):
 
 def show_status(device):
     say("\nThe status byte, as the device saw it:")
-    stats = device.mailbox.command("stats")
+    stats = device.mailbox.stats()
     presented = stats["counters"]["presented"]
     say("  presented  " + " -> ".join(presented))
     say("  accessed   " + " ".join(stats["status_log"]) + "   (w: written, r: read)")
-    suspended = "0x1b" if device.attribute("revision") == "1.4" else "0x1f"
+    suspended = "0x1b" if device.read("revision") == "1.4" else "0x1f"
     check(presented[-3:] == ["0x0f", suspended, "0x0f"], f"0x0f -> {suspended} -> 0x0f")
     check(stats["violations"] == 0, "violations: 0")
 
     say("")
     for name in ATTRIBUTES:
-        say(f"  {name:16} {device.attribute(name)}")
+        say(f"  {name:16} {device.read(name)}")
 
 
-def requests(device):
+def carried_out(disk):
     """The reads and writes that the device has carried out."""
-    counts = device.mailbox.command("device")["device"]["requests"]
-    return sum(counts.get(kind, {}).get("ok", 0) for kind in ("in", "out"))
+    return disk.requests("in") + disk.requests("out")
+
+
+def made(disk):
+    """Those that the guest has made."""
+    return sum(count for count, _ in statistics(disk).values())
 
 
 def still(count, seconds=1.0):
@@ -172,28 +165,27 @@ def wait_until(condition, seconds=10):
 
 
 def show_disk(device):
-    say(f"\n=== {device.name}: a disk, SUSPEND as of {device.attribute('revision')} ===\n")
-    name = os.listdir(os.path.join(device.path, "block"))[0]
-    stat = f"/sys/block/{name}/stat"
-    device.mailbox.command("clear")
-    before = read(stat).split()
-    command = FIO.format(f"/dev/{name}")
+    say(f"\n=== {device.name}: a disk, SUSPEND as of {device.read('revision')} ===\n")
+    disk = Disk(device)
+    device.mailbox.clear()
+    before = made(disk)
+    command = FIO.format(disk.path)
     say("fio writes, reads back and compares checksums, 16 requests at a time:")
     say(f"# {command} &")
     with subprocess.Popen(command.split()) as fio:
-        begun = wait_until(lambda: requests(device) > 100 or fio.poll() is not None)
+        begun = wait_until(lambda: carried_out(disk) > 100 or fio.poll() is not None)
         check(begun and fio.poll() is None, "I/O is flowing")
 
         say("\nSuspend it, under that load:")
         suspend_file(device, "request", "suspend")
         suspend_file(device, "state")
-        check(still(lambda: requests(device)), "the device carries out nothing for a second")
+        check(still(lambda: carried_out(disk)), "the device carries out nothing for a second")
 
         say("\nResume it:")
         suspend_file(device, "request", "resume")
         suspend_file(device, "state")
-        done = requests(device)
-        check(wait_until(lambda: requests(device) > done), "I/O goes on")
+        done = carried_out(disk)
+        check(wait_until(lambda: carried_out(disk) > done), "I/O goes on")
         check(fio.wait(60) == 0, "fio ends without an error")
     with open("/tmp/fio.json", encoding="utf-8") as file:
         text = file.read()
@@ -201,10 +193,9 @@ def show_disk(device):
     check(job["error"] == 0 and job["write"]["total_ios"] > 0,
           f"{job['write']['total_ios']} blocks written, {job['read']['total_ios']} read and compared, "
           "none different")
-    after = read(stat).split()
-    counted = sum(int(after[field]) - int(before[field]) for field in (0, 4))
-    check(counted == requests(device),
-          f"the guest made {counted} requests, the device carried out {requests(device)}")
+    counted = made(disk) - before
+    check(counted == carried_out(disk),
+          f"the guest made {counted} requests, the device carried out {carried_out(disk)}")
     show_status(device)
 
 
@@ -213,14 +204,15 @@ def main():
     shell("uname -r")
     say("\nLoad the modules; they bind to the devices in place of the kernel's own driver:\n")
     shell("modprobe virtio_rng; lsmod | grep virtio_rng")
-    devices = suspendable_devices()
+    devices = [Device(path.parent.name) for path in suspendable()]
     check(len(devices) == 2, f"{len(devices)} devices can be suspended")
     for device in devices:
         show(device)
     suspended = [device.name for device in devices]
     say("")
     shell("modprobe virtio_blk; lsblk -dn -o NAME,SIZE")
-    disks = [device for device in suspendable_devices() if device.name not in suspended]
+    names = [path.parent.name for path in suspendable()]
+    disks = [Device(name) for name in names if name not in suspended]
     check(len(disks) == 1, f"{len(disks)} disk can be suspended")
     for device in disks:
         show_disk(device)

@@ -340,10 +340,16 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     let mut append = format!(
         "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
          devtmpfs.mount=0 \
-         rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={}",
+         rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={} --python-path={} \
+         --slowness={}",
         tree.join("out/target/release/lab").display(),
         tree.root().display(),
         run.display(),
+        kernel
+            .source
+            .join("tools/testing/selftests/kselftest")
+            .display(),
+        kernel.flavour.slowness(),
     );
     if let Some(index) = &config.modules {
         append += &format!(" --modules={}", index.display());

@@ -50,6 +50,14 @@ pub struct Args {
     /// Index of our modules, to lie over the kernel's own.
     #[arg(long)]
     modules: Option<PathBuf>,
+
+    /// Where the kernel's kselftest module for Python is.
+    #[arg(long)]
+    python_path: PathBuf,
+
+    /// How much slower than usual the kernel is.
+    #[arg(long)]
+    slowness: u32,
 }
 
 /// What the guest does.
@@ -67,10 +75,6 @@ pub enum Job {
 pub struct Selftest {
     pub program: PathBuf,
     pub timeout_s: u64,
-    /// Where the kernel's kselftest module for Python is.
-    pub python_path: PathBuf,
-    /// How much slower than usual the kernel is.
-    pub slowness: u32,
 }
 
 /// A shell as large as our own terminal.
@@ -156,6 +160,15 @@ fn command(program: &str) -> Command {
     command
 }
 
+/// One that the job consists of, with what the kselftests want to know.
+fn job_command(args: &Args, program: &str) -> Command {
+    let mut command = command(program);
+    command
+        .env("PYTHONPATH", &args.python_path)
+        .env("SUSPEND_SLOWNESS", args.slowness.to_string());
+    command
+}
+
 fn run(args: &Args) -> Result<i32> {
     let started = args.run.join(STARTED);
     fs::write(&started, "").with_context(|| format!("can't write {}", started.display()))?;
@@ -170,14 +183,14 @@ fn run(args: &Args) -> Result<i32> {
     match job {
         Job::Command(words) => {
             let (program, arguments) = words.split_first().context("an empty command")?;
-            let mut child = spawn(command(program).args(arguments), &terminal)?;
+            let mut child = spawn(job_command(args, program).args(arguments), &terminal)?;
             let status = child.wait().context("can't wait")?;
             Ok(status_of(status))
         }
-        Job::Selftests(tests) => selftests(&tests, &mut terminal),
+        Job::Selftests(tests) => selftests(args, &tests, &mut terminal),
         Job::Shell { rows, columns } => {
             let script = format!("stty rows {rows} cols {columns}; exec bash -i");
-            let mut shell = command("setsid");
+            let mut shell = job_command(args, "setsid");
             shell.args(["--ctty", "--wait", "sh", "-c", &script]);
             let status = spawn(&mut shell, &terminal)?.wait().context("can't wait")?;
             Ok(status_of(status))
@@ -205,7 +218,7 @@ fn status_of(status: ExitStatus) -> i32 {
 }
 
 /// What tools/testing/selftests/kselftest/runner.sh does.
-fn selftests(tests: &[Selftest], out: &mut File) -> Result<i32> {
+fn selftests(args: &Args, tests: &[Selftest], out: &mut File) -> Result<i32> {
     writeln!(out, "TAP version 13\n1..{}", tests.len())?;
     let mut failed = false;
     for (index, test) in tests.iter().enumerate() {
@@ -214,7 +227,7 @@ fn selftests(tests: &[Selftest], out: &mut File) -> Result<i32> {
         writeln!(out, "# timeout set to {}", test.timeout_s)?;
         writeln!(out, "# {name}")?;
         let number = index + 1;
-        match selftest(test, out)? {
+        match selftest(args, test, out)? {
             0 => writeln!(out, "ok {number} {name}")?,
             STATUS_SKIP => writeln!(out, "ok {number} {name} # SKIP")?,
             status => {
@@ -264,15 +277,14 @@ fn look_for_leaks() -> Result<()> {
 }
 
 /// Runs one kselftest with its output indented, until it ends or its time is over.
-fn selftest(test: &Selftest, out: &mut File) -> Result<i32> {
+fn selftest(args: &Args, test: &Selftest, out: &mut File) -> Result<i32> {
     let directory = test.program.parent().context("a test without directory")?;
     let (reader, writer) = std::io::pipe().context("can't make a pipe")?;
-    let mut command = command(test.program.to_str().context("a path that is no UTF-8")?);
+    let program = test.program.to_str().context("a path that is no UTF-8")?;
+    let mut command = job_command(args, program);
     command
         .current_dir(directory)
-        .env("PYTHONPATH", &test.python_path)
         .env("PYTHONUNBUFFERED", "1")
-        .env("SUSPEND_SLOWNESS", test.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("can't duplicate a pipe")?)
         .stderr(writer)

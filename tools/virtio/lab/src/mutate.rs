@@ -364,12 +364,7 @@ impl Lab<'_> {
 
     /// Runs programs one after the other.
     fn job(&self, programs: &[(&str, Vec<&str>)]) -> Job {
-        let python_path = self.kernel.source.join("tools/testing/selftests/kselftest");
-        let mut script = format!(
-            "export PYTHONPATH={} SUSPEND_SLOWNESS={}; status=0\n",
-            quoted(python_path.as_os_str()),
-            self.kernel.flavour.slowness()
-        );
+        let mut script = String::from("status=0\n");
         for (program, cases) in programs {
             let path = self.tree.join(suite::SELFTESTS).join(program);
             script += &format!("echo '{BEGIN}{program}'\n{}", quoted(path.as_os_str()));

@@ -248,8 +248,6 @@ fn selftests(
         .map(|program| Selftest {
             program: program.clone(),
             timeout_s,
-            python_path: kernel.source.join("tools/testing/selftests/kselftest"),
-            slowness,
         })
         .collect();
     config.deadline = guest::BOOT * slowness
