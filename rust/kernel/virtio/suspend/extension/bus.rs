@@ -224,11 +224,15 @@ fn try_bound(dev: &Device<Bound>) -> Result {
     };
 
     let binding = Binding::new(module, quiescer, obstacle, revision)?;
-    let mut state = entry.bound.lock();
-    state.binding = Some(binding.clone());
-    if revision.is_some() && !in_front {
-        state.quiescer = quiescer;
-        drop(state);
+    let take_over = revision.is_some() && !in_front;
+    {
+        let mut state = entry.bound.lock();
+        state.binding = Some(binding.clone());
+        if take_over {
+            state.quiescer = quiescer;
+        }
+    }
+    if take_over {
         entry.put_in_front();
     }
     // SAFETY: `unbind` is called before the device is unbound.
