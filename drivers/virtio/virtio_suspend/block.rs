@@ -38,7 +38,7 @@ impl Quiescer for VirtioBlk {
         _queues: &Virtqueues<'_>,
         timeout_ms: u32,
     ) -> Result<KBox<dyn Gate>, Failure> {
-        let frozen = Disk::of(dev)?.freeze(timeout_ms)?;
-        Ok(KBox::new(frozen, GFP_KERNEL).map_err(Error::from)?)
+        let room = KBox::new_uninit(GFP_KERNEL).map_err(Error::from)?;
+        Ok(room.write(Disk::of(dev)?.freeze(timeout_ms)?))
     }
 }

@@ -44,7 +44,8 @@ impl Quiescer for VirtioNet {
         if dev.has_feature(VIRTIO_NET_F_STANDBY) {
             return Err(Failure::new(EOPNOTSUPP, "the device stands by for another"));
         }
-        let held = Interface::of(dev)?.hold(dev, queues)?;
-        Ok(KBox::new(held, GFP_KERNEL).map_err(Error::from)?)
+        // First: an interface that is held can't be let go while its virtqueues are closed.
+        let room = KBox::new_uninit(GFP_KERNEL).map_err(Error::from)?;
+        Ok(room.write(Interface::of(dev)?.hold(dev, queues)?))
     }
 }

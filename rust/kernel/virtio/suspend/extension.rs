@@ -100,7 +100,8 @@ pub trait Quiescer: Sync {
     ///
     /// Until then the driver must do nothing for which it needs a virtqueue. As a safety net,
     /// the virtqueues are closed when this returns, so that what the driver does nevertheless is
-    /// done in vain. A quiescer that needs them closed earlier does that itself.
+    /// done in vain. A quiescer that needs them closed earlier does that itself, and must not fail
+    /// any more then.
     ///
     /// # Errors
     ///
