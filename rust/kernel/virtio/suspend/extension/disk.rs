@@ -75,11 +75,12 @@ impl Disk {
             // SAFETY: The pairing call is above.
             unsafe { bindings::blk_mq_unfreeze_queue_non_owner(queue) };
         })?;
-        // There is nothing to dispatch. This is for those who freeze the queue, too, and let it go
-        // on when they are done: the driver's own preparation for sleep does.
+        // There is nothing to dispatch, so nobody who dispatches is waited for. This is for those
+        // who freeze the queue, too, and let it go on when they are done: the driver's own
+        // preparation for sleep does.
         //
-        // SAFETY: The queue is valid, and the context may sleep.
-        unsafe { bindings::blk_mq_quiesce_queue(queue) };
+        // SAFETY: The queue is valid.
+        unsafe { bindings::blk_mq_quiesce_queue_nowait(queue) };
         // INVARIANT: The queue has been frozen and quiesced.
         Ok(FrozenDisk(Some(self)))
     }
