@@ -8,17 +8,20 @@ the kernel had nothing to complain of.
 SUSPEND_STRESS_SECONDS sets the time of each case.
 """
 
+import multiprocessing
 import os
 import random
 import subprocess
 import time
 
 from suspend_lib import (
+    CASE_SECONDS,
     Child,
     Modules,
     Reader,
     case,
     devices,
+    expect,
     modules,
     require,
     run,
@@ -29,12 +32,15 @@ from suspend_lib import (
 SECONDS = float(os.environ.get("SUSPEND_STRESS_SECONDS", "8"))
 
 
-def forever(step):
-    """A child that does something at random moments, whatever comes of it."""
+def forever(step, over=None):
+    """A child that does something at random moments, whatever comes of it.
+
+    It ends after a step when `over` is set. Else it is killed.
+    """
 
     def loop():
         random.seed(os.getpid())
-        while True:
+        while not (over and over.is_set()):
             try:
                 step()
             except OSError:
@@ -94,15 +100,15 @@ def rebinder(dev):
     return forever(step)
 
 
-def reloader():
-    """Unloads the driver and loads it again."""
+def reloader(over):
+    """Unloads the driver and loads it again. Killed, it would leave an rmmod behind."""
 
     def step():
         time.sleep(random.random())
         subprocess.run(["rmmod", Modules.DRIVER], check=False, capture_output=True)
         modules.insert(Modules.DRIVER)
 
-    return forever(step)
+    return forever(step, over)
 
 
 def settle(everyone):
@@ -126,12 +132,17 @@ def settle(everyone):
         works(dev)
 
 
-def survive(everyone, *children):
+def go_on(*children):
+    """Lets the children do what they do for a while."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         time.sleep(0.1)
         for child in children:
             require(child.poll() is None, f"a child ended by itself: {child.status}")
+
+
+def survive(everyone, *children):
+    go_on(*children)
     settle(everyone)
 
 
@@ -173,10 +184,15 @@ def rebinding():
 @case("requests while the driver is unloaded and loaded")
 def reloading():
     everyone = devices()
-    children = [reloader()]
+    over = multiprocessing.Event()
+    reloads = reloader(over)
+    children = []
     for dev in everyone:
         children += [requester(dev), looker(dev)]
-    survive(everyone, *children)
+    go_on(reloads, *children)
+    over.set()
+    expect(reloads.errno(CASE_SECONDS), "success", "who unloads and loads the driver")
+    settle(everyone)
 
 
 if __name__ == "__main__":
