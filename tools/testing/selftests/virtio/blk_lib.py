@@ -178,7 +178,7 @@ class Load:
             "size": size,
             "offset_increment": size,
             "time_based": 1,
-            "runtime": seconds * SLOWNESS,
+            "runtime": seconds,
             "verify": "crc32c",
             "verify_fatal": 1,
             "verify_state_save": 0,

@@ -70,6 +70,7 @@ def under_load(revision):
         cycles += 1
         time.sleep(random.uniform(0, 0.05))
     load.finish(PROMPT)
+    print(f"# {cycles} cycles")
     require(cycles >= 10, f"only {cycles} cycles")
     expect(target.dev.number("failures"), 0, "failures")
     # Nothing is issued twice, and nothing is lost: the block layer and the device agree.
