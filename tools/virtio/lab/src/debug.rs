@@ -2,7 +2,7 @@
 
 //! The debug kernel: Debian's source, a small configuration, and the kernel's own checks on.
 //!
-//! It takes a quarter of an hour or more to build, and is kept: a directory for each source,
+//! It takes ten minutes or more to build, and is kept: a directory for each source,
 //! configuration and compiler. What was interrupted goes on where it was.
 
 use crate::kernel::{Flavour, Kernel};
@@ -85,7 +85,7 @@ pub fn set_up(tree: &Tree, stock: &Kernel) -> Result<Kernel> {
     let jobs = thread::available_parallelism().map_or(1, |n| n.get());
     let build_log = log("build")?;
     let what = format!(
-        "building it, about 20 minutes (log: {})",
+        "building it, about 10 minutes on two cores (log: {})",
         build_log.display()
     );
     steps.step(&what, || {
