@@ -75,12 +75,12 @@ impl Disk {
             // SAFETY: The pairing call is above.
             unsafe { bindings::blk_mq_unfreeze_queue_non_owner(queue) };
         })?;
-        // There is nothing to dispatch, so nobody who dispatches is waited for. This is for those
-        // who freeze the queue, too, and let it go on when they are done: the driver's own
-        // preparation for sleep does.
+        // There is nothing to dispatch, but who has dispatched something may still be about to
+        // notify the device of it: that is waited for (rule D5). And there are those who freeze the
+        // queue, too, and let it go on when they are done: the driver's own preparation for sleep.
         //
-        // SAFETY: The queue is valid.
-        unsafe { bindings::blk_mq_quiesce_queue_nowait(queue) };
+        // SAFETY: The queue is valid, and the context may sleep.
+        unsafe { bindings::blk_mq_quiesce_queue(queue) };
         // INVARIANT: The queue has been frozen and quiesced.
         Ok(FrozenDisk(Some(self)))
     }
