@@ -442,8 +442,8 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
 
     /// Takes back all buffers that the device has used, and returns how many that were.
     ///
-    /// `pass` gets those that there are, and takes them all; it is called again if the device has
-    /// used more by then. Meanwhile the device need not notify: what is done with the buffers in
+    /// `pass` gets those that there are, and takes them all; it is called again until the device
+    /// has used no more. Meanwhile the device need not notify: what is done with the buffers in
     /// `pass`, rather than after it, saves interrupts. The device is asked for notifications again
     /// at the end, unless it is suspended.
     #[inline]
@@ -458,10 +458,16 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
                 unsafe { bindings::virtqueue_disable_cb(vq.as_ptr()) };
             }
             let before = count;
-            pass(UsedBuffers {
-                queue: self,
-                count: &mut count,
-            });
+            loop {
+                let taken = count;
+                pass(UsedBuffers {
+                    queue: self,
+                    count: &mut count,
+                });
+                if count == taken {
+                    break;
+                }
+            }
             // The number of rounds is limited by that of the buffers: a device that claims to have
             // used more, but has not, is not listened to again.
             if !self.inner.callbacks
