@@ -321,7 +321,7 @@ impl Operations for BlkOps {
     }
 
     #[inline]
-    fn result(request: &mut Request) -> Result {
+    fn result(request: &Request) -> Result {
         match *request.pdu().status() {
             blk::S_OK => Ok(()),
             blk::S_UNSUPP => Err(EOPNOTSUPP),

@@ -201,7 +201,7 @@ impl<T: Operations> Disk<T> {
             //
             // SAFETY: As above, and so the pointer is not null. The request stays this function's.
             let request = unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) };
-            T::result(&mut ManuallyDrop::new(request))
+            T::result(&ManuallyDrop::new(request))
         });
         // SAFETY: The request is not needed any more.
         unsafe { bindings::blk_mq_free_request(rq) };

@@ -154,8 +154,8 @@ impl<T: Operations> Batch<'_, T> {
             return;
         }
         // SAFETY: The request is still this one's.
-        let mut request = unsafe { Request::<T>::from_raw(rq) };
-        let result = T::result(&mut request);
+        let request = unsafe { Request::<T>::from_raw(rq) };
+        let result = T::result(&request);
         let rq = request.into_raw();
         // SAFETY: The request is valid, and `self.iob` null or a valid batch.
         let batched = unsafe {

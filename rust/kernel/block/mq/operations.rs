@@ -87,7 +87,7 @@ pub trait Operations: Sized + 'static {
     /// # Errors
     ///
     /// The error of the request, [`EIO`] if there is none that fits.
-    fn result(request: &mut Request<Self>) -> Result;
+    fn result(request: &Request<Self>) -> Result;
 
     /// Returns the geometry that partitioning tools of old want. May sleep.
     fn geometry(disk: &Disk<Self>) -> Geometry;
@@ -213,8 +213,8 @@ impl<T: Operations> VTable<T> {
 
     unsafe extern "C" fn complete_callback(rq: *mut bindings::request) {
         // SAFETY: `Batch::complete` has handed the request on to this function.
-        let mut request = unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) };
-        let result = T::result(&mut request);
+        let request = unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) };
+        let result = T::result(&request);
         request.end(result);
     }
 
