@@ -211,10 +211,12 @@ impl BlkQueue {
             EBUSY | ENODEV if !failed => return ENOMEM,
             _ => return EIO,
         }
-        // With the virtqueue locked, so that the completion that starts it comes later.
+        // With the virtqueue locked, so that the completion that starts it comes later. One of
+        // another virtqueue may come at once, before the block layer has the request back: it is
+        // told to try again by itself, which it does unless the queue is still stopped.
         hw_queue.stop();
         self.shared.stopped.store(true, Relaxed);
-        EBUSY
+        ENOMEM
     }
 }
 
