@@ -553,6 +553,9 @@ impl<T: Driver + 'static> Adapter<T> {
         // with its lock held.
         let dev = unsafe { Self::core(vdev) };
 
+        // The virtqueues are broken below, of which a callback that is running may take note.
+        dev.common().controller.shut_down();
+        dev.common().cancel();
         if dev.is_gone() {
             // As in `stop`: it is gone, and its reset would never end.
             dev.break_queues();
@@ -561,6 +564,8 @@ impl<T: Driver + 'static> Adapter<T> {
             // SAFETY: The device is valid, and the context may sleep.
             unsafe { bindings::virtio_device_shutdown(vdev) };
         }
+        // As in `tear_down`.
+        dev.common().cancel();
     }
 
     extern "C" fn used_callback(vq: *mut bindings::virtqueue) {

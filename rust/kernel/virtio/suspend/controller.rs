@@ -297,6 +297,12 @@ impl Controller {
         Ok(())
     }
 
+    /// The system is about to go down: nothing that is under way puts the device into operation
+    /// again.
+    pub(crate) fn shut_down(&self) {
+        self.inner.lock().frozen = true;
+    }
+
     /// The system is awake, and the device has been initialised again: it runs, if that succeeded.
     pub(crate) fn thaw(&self, dev: &Device<Bound>, result: Result) {
         let to = if result.is_ok() {
@@ -610,12 +616,13 @@ impl Controller {
         }
     }
 
-    /// Takes the device lock, unless the device is about to be unbound or the system to sleep:
-    /// whoever does that holds the lock, and waits for this request or the watch to end.
+    /// Takes the device lock, unless the device is about to be unbound, or the system to sleep or
+    /// to go down: whoever does that holds the lock, and waits for this request or the watch to
+    /// end.
     fn lock_device<'a>(&self, dev: &'a Device<Bound>) -> Option<DeviceLock<'a>> {
         for _ in 0..LOCK_TRIES {
             if let Some(lock) = dev.try_lock() {
-                return Some(lock);
+                return (!self.inner.lock().frozen).then_some(lock);
             }
             if self.unbinding.is_done() {
                 break;
