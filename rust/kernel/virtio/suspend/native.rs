@@ -51,6 +51,11 @@ impl Operations for Common {
         self.notify(dev);
 
         self.release_config_changes(dev);
+        // The transport does not call back any more for a ring that was found to be broken here, or
+        // when the device was suspended.
+        if self.has_broken_queue() {
+            self.controller.look_soon(dev);
+        }
     }
 
     fn notify(&self, _dev: &Device<Bound>) {
