@@ -77,24 +77,6 @@ void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev)
 		virtio_config_changed(vdev);
 }
 
-int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev)
-{
-#ifdef CONFIG_PM_SLEEP
-	return virtio_device_freeze(vdev);
-#else
-	return -EOPNOTSUPP;
-#endif
-}
-
-int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev)
-{
-#ifdef CONFIG_PM_SLEEP
-	return virtio_device_restore(vdev);
-#else
-	return -EOPNOTSUPP;
-#endif
-}
-
 void rust_virtio_helper_device_lock(struct device *dev)
 {
 	device_lock(dev);

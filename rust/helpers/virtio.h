@@ -32,8 +32,6 @@ void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
 						void *data);
 void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev);
-int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev);
-int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
 u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import suspend_lib
-from ext_lib import drivers, load
+from ext_lib import Driver, Extended, drivers, load
 from net_lib import INTERFACE, cable, is_up
 from suspend_lib import (
     PROMPT,
@@ -37,6 +37,8 @@ from suspend_lib import (
 CYCLES = int(os.environ.get("EXT_NET_CYCLES", "25"))
 # Two namespaces take long to set up, and to look into, on a busy machine.
 suspend_lib.CASE_SECONDS *= 3
+
+NEEDS_RESET = 0x40
 
 PORT = 7
 # Of the stream that is verified, in bytes.
@@ -331,6 +333,25 @@ def refused():
         wait_for(lambda: is_up(one), "the link is up")
         expect(differences(before, configuration(one)), {}, "differences")
         expect(one.ping(other), 0, "lost pings")
+
+
+@case("NEEDS_RESET of a suspended interface: failed, and can be used, until it is bound again")
+def broken():
+    with network() as (one, _):
+        device = Extended(one.name, Driver("virtio_net"))
+        device.mailbox.set(faults=["needs-reset-while-suspended"])
+        device.request("suspend")
+        wait_for(lambda: device.status & NEEDS_RESET, "the device needs a reset")
+        expect(device.refused("resume"), "EIO", "resume")
+        expect(device.state, "failed", "state")
+        device.mailbox.set(faults=[])
+        one.link()
+        one.set_link("down")
+        one.set_link("up")
+        one.run("ping", "-q", "-c", "1", "-W", "1", "192.0.2.77", check=False)
+        device.rebind()
+        device.cycle()
+        device.works()
 
 
 @case("promiscuous mode that is asked for while suspended reaches the device after the resume")

@@ -258,28 +258,21 @@ impl Binding {
         drop(gated);
     }
 
-    /// Resets the device and has its driver initialise it again, as for a sleep of the system.
+    /// Resets the device and has its driver initialise it again, as for a reset of the function.
+    ///
+    /// A driver that has nothing of that kind can't: what it has for a sleep of the system relies
+    /// on there being no user space meanwhile.
     ///
     /// The error comes with whether the driver has no virtqueues any more.
     fn reinitialise(dev: &Device<Bound>) -> Result<(), (Error, bool)> {
         let vdev = dev.as_raw();
 
-        // SAFETY: The device is valid and bound, its lock is held, and the context may sleep. The
-        // same goes for the calls below.
-        match to_result(unsafe { bindings::virtio_device_reset_prepare(vdev) }) {
-            Ok(()) => {
-                // SAFETY: As above.
-                return to_result(unsafe { bindings::virtio_device_reset_done(vdev) })
-                    .map_err(|error| (error, true));
-            }
-            // The driver has nothing of that kind.
-            Err(error) if error == EOPNOTSUPP => {}
-            Err(error) => return Err((error, false)),
-        }
+        // SAFETY: The device is valid and bound, its lock is held, and the context may sleep.
+        to_result(unsafe { bindings::virtio_device_reset_prepare(vdev) })
+            .map_err(|error| (error, false))?;
         // SAFETY: As above.
-        to_result(unsafe { bindings::virtio_pm_freeze(vdev) }).map_err(|error| (error, false))?;
-        // SAFETY: As above.
-        to_result(unsafe { bindings::virtio_pm_restore(vdev) }).map_err(|error| (error, true))
+        to_result(unsafe { bindings::virtio_device_reset_done(vdev) })
+            .map_err(|error| (error, true))
     }
 }
 
