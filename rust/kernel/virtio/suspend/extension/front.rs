@@ -118,7 +118,6 @@ pub(super) fn in_front_of(transport: &virtio_config_ops) -> virtio_config_ops {
     replace(&mut ops.reset, reset);
     replace(&mut ops.set, set);
     replace(&mut ops.disable_vq_and_reset, disable_vq_and_reset);
-    replace(&mut ops.enable_vq_after_reset, enable_vq_after_reset);
     ops
 }
 
@@ -299,6 +298,9 @@ unsafe extern "C" fn set(
 }
 
 /// Resets a virtqueue, but not while the device is suspended (rule D11).
+///
+/// One that has been reset is enabled again before the device is suspended: the driver does both
+/// under a lock that its quiescer takes.
 unsafe extern "C" fn disable_vq_and_reset(vq: *mut virtqueue) -> c_int {
     // SAFETY: The virtio core calls this with a valid virtqueue of a valid device.
     let behind = unsafe { Behind::of((*vq).vdev) };
@@ -309,21 +311,6 @@ unsafe extern "C" fn disable_vq_and_reset(vq: *mut virtqueue) -> c_int {
     match behind.ops().disable_vq_and_reset {
         // SAFETY: As above.
         Some(disable_vq_and_reset) => unsafe { disable_vq_and_reset(vq) },
-        None => ENOENT.to_errno(),
-    }
-}
-
-/// Enables a virtqueue that has been reset, but not while the device is suspended (rule D11).
-unsafe extern "C" fn enable_vq_after_reset(vq: *mut virtqueue) -> c_int {
-    // SAFETY: As in `disable_vq_and_reset`.
-    let behind = unsafe { Behind::of((*vq).vdev) };
-
-    if behind.binding().is_some_and(|binding| binding.is_gated()) {
-        return EBUSY.to_errno();
-    }
-    match behind.ops().enable_vq_after_reset {
-        // SAFETY: As above.
-        Some(enable_vq_after_reset) => unsafe { enable_vq_after_reset(vq) },
         None => ENOENT.to_errno(),
     }
 }
