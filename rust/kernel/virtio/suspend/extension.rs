@@ -61,6 +61,7 @@ use super::{
 };
 use crate::{
     bindings,
+    sync::NoIo,
     Device,
     Feature, //
 };
@@ -225,7 +226,14 @@ fn find_or_add(dev: &Device) -> Result<Arc<Entry>> {
     // Nobody else makes one: the device lock is held. The operations are the transport's, because
     // those of an entry are taken away from the device before the entry is removed.
     let entry = Entry::new(dev)?;
-    TABLE.lock().entries.push(entry.clone(), GFP_KERNEL)?;
+    // What is suspended may be what memory is written back to, and its resume needs the table.
+    let _no_io = NoIo::enter();
+    let mut table = TABLE.lock();
+    if table.known.is_none() {
+        // The extension is going, and may not look at the table again.
+        return Err(ENODEV);
+    }
+    table.entries.push(entry.clone(), GFP_KERNEL)?;
     Ok(entry)
 }
 

@@ -317,18 +317,19 @@ unsafe extern "C" fn drivers_changed(
     bindings::NOTIFY_DONE as c_int
 }
 
-/// Does something for each binding; stops when that fails.
+/// Does something for each binding, maybe twice for one; stops when that fails.
 fn for_each_binding(mut f: impl FnMut(&Device, &Arc<Binding>) -> Result) -> Result {
-    let mut index = 0;
-    loop {
+    // From the end, so that none is left out if a device goes meanwhile.
+    let count = TABLE.lock().entries.len();
+    for index in (0..count).rev() {
         let Some(entry) = TABLE.lock().entries.get(index).cloned() else {
-            return Ok(());
+            continue;
         };
         if let Some(binding) = entry.binding() {
             f(&entry.dev, &binding)?;
         }
-        index += 1;
     }
+    Ok(())
 }
 
 /// The system is about to sleep: no request may be under way. Or it is awake again.
