@@ -503,6 +503,8 @@ impl Controller {
         let Some(revision) = self.revision else {
             return;
         };
+        // As in `request`.
+        let _no_io = NoIo::enter();
 
         // While `order` is locked no request can begin. One that is under way looks at the device,
         // too, but maybe not late enough: it is looked at once more when that has ended.
