@@ -156,6 +156,8 @@ def idle_ns():
 def measure(job):
     """Throughput, latency, and the time of the processors, with the driver that is there."""
     target = disk()
+    # With one queue there would be a scheduler, with which nothing is completed in batches.
+    Path(f"/sys/block/{target}/queue/scheduler").write_text("none")
 
     def snapshot():
         return time.monotonic_ns(), idle_ns(), completed(target)
