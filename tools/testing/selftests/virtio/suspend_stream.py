@@ -16,15 +16,7 @@ class Account:
     then may words be missing that it can have got.
     """
 
-    def __init__(self, dev):
-        self.dev = dev
-        dev.configure(data="counter")
-        # The counter begins with a reset; the core may keep bytes from before.
-        dev.rebind()
-        select_rng(dev)
-        dev.request("suspend")
-        drain()
-        dev.request("resume")
+    def __init__(self):
         self._thread = None
         self._switches = self._of_thread()
         # What was read at a time, and whether the thread had run since the last time.
@@ -75,7 +67,14 @@ class Account:
 
 def accounted(scenario, dev):
     """Runs a scenario that adds what it reads to an account, which is checked at the end."""
-    account = Account(dev)
+    dev.configure(data="counter")
+    # The counter begins with a reset; the core may keep bytes from before.
+    dev.rebind()
+    select_rng(dev)
+    dev.request("suspend")
+    drain()
+    dev.request("resume")
+    account = Account()
     scenario(dev, account)
     account.check()
 
