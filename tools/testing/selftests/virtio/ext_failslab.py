@@ -7,12 +7,11 @@ As suspend_failslab.py has it for our drivers: an error or a device that works, 
 Of what a driver allocates to bind, that is left out which virtio_suspend has nothing to do with.
 """
 
-import os
-
+import failslab_lib as failing
 import suspend_lib
 from ext_lib import TYPES, each_driver
-from failslab_lib import prepare, with_failures
-from suspend_lib import Modules, case, expect, require, run
+from failslab_lib import prepare
+from suspend_lib import Modules, case, run
 
 NAMES = tuple(TYPES)
 
@@ -26,17 +25,7 @@ def bind(_driver, devices):
     # The drivers themselves do not all survive it: virtio_blk leaves its queues enabled.
     prepare(Modules.CORE)
     dev = devices[0]
-    driver = dev.path / "driver"
-    attribute = os.open(driver / "bind", os.O_WRONLY)
-    dev.unbind()
-
-    def check(failed):
-        expect(driver.exists(), not failed, "whether it is bound")
-
-    count = with_failures(lambda: os.write(attribute, dev.name.encode()), dev.unbind, check)
-    os.close(attribute)
-    require(count > 5, f"a probe with {count} allocations?")
-    dev.bind()
+    failing.bind(dev, (dev.path / "driver").exists, 5)
     dev.cycle()
     dev.works()
 
@@ -45,39 +34,16 @@ def bind(_driver, devices):
 @each_driver
 def suspend(_driver, devices):
     prepare()
-    dev = devices[0]
-    dev.works()
-
-    def check(failed):
-        expect(dev.state, "running" if failed else "suspended", "state")
-        if failed:
-            dev.works()
-
-    def undo():
-        dev.request("resume")
-        dev.works()
-
-    with_failures(lambda: dev.request("suspend"), undo, check)
+    devices[0].works()
+    failing.suspend(devices[0], devices[0].works)
 
 
 @case("{name}: resume", name=NAMES)
 @each_driver
 def resume(_driver, devices):
     prepare()
-    dev = devices[0]
-    dev.works()
-    dev.request("suspend")
-
-    def check(failed):
-        expect(dev.state, "suspended" if failed else "running", "state")
-
-    def undo():
-        dev.works()
-        dev.request("suspend")
-
-    with_failures(lambda: dev.request("resume"), undo, check)
-    dev.request("resume")
-    dev.works()
+    devices[0].works()
+    failing.resume(devices[0], devices[0].works)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ import mmap
 import os
 from pathlib import Path
 
-from suspend_lib import Skip, require
+from suspend_lib import Skip, expect, require
 
 FAILSLAB = Path("/sys/kernel/debug/failslab")
 FAIL_NTH = Path("/proc/thread-self/fail-nth")
 # No operation allocates more often.
 MOST = 1000
-
-
 # How far the kernel looks back at most.
 MOST_CALLS = 32
 
@@ -99,3 +97,72 @@ def with_failures(operation, undo, check):
             require(not failed, "it fails though no allocation did")
             return n - 1
     raise AssertionError("there is no end of allocations")
+
+
+# With each allocation failing once. `works` proves that the device does, whenever it runs.
+
+
+def bind(dev, is_bound, least):
+    """Binds the driver, which has more allocations than that."""
+    attribute = os.open(dev.path / "driver/bind", os.O_WRONLY)
+    dev.unbind()
+
+    def check(failed):
+        expect(is_bound(), not failed, "whether it is bound")
+
+    count = with_failures(lambda: os.write(attribute, dev.name.encode()), dev.unbind, check)
+    os.close(attribute)
+    print(f"# {count} allocations")
+    require(count > least, f"a probe with {count} allocations?")
+    dev.bind()
+
+
+def suspend(dev, works):
+    """Suspends the device."""
+
+    def check(failed):
+        expect(dev.state, "running" if failed else "suspended", "state")
+        if failed:
+            works()
+
+    def undo():
+        dev.request("resume")
+        works()
+
+    with_failures(lambda: dev.request("suspend"), undo, check)
+
+
+def resume(dev, works):
+    """Resumes the device."""
+    dev.request("suspend")
+
+    def check(failed):
+        expect(dev.state, "suspended" if failed else "running", "state")
+
+    def undo():
+        works()
+        dev.request("suspend")
+
+    with_failures(lambda: dev.request("resume"), undo, check)
+    dev.request("resume")
+    works()
+
+
+def recovery(dev, works):
+    """Has the device refuse to be suspended, and be recovered."""
+    dev.mailbox.set(refuse_suspend=True)
+
+    def refused():
+        try:
+            dev.request("suspend")
+        except OSError:
+            # The request fails in any case; the recovery did if the device is out of operation.
+            if dev.state == "failed":
+                raise
+
+    def check(failed):
+        if failed:
+            dev.rebind()
+        works()
+
+    with_failures(refused, lambda: None, check)

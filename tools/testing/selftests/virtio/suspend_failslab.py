@@ -6,19 +6,10 @@ Whatever fails, there is an error or a device that works, and no complaint in th
 next try, with memory, succeeds. A kernel with kmemleak then finds nothing lost.
 """
 
-import os
-
+import failslab_lib as failing
 import suspend_lib
-from failslab_lib import prepare, with_failures
-from suspend_lib import (
-    REVISIONS,
-    case,
-    device,
-    expect,
-    require,
-    run,
-    works,
-)
+from failslab_lib import prepare
+from suspend_lib import REVISIONS, case, device, run, works
 
 # A probe has hundreds of allocations.
 suspend_lib.CASE_SECONDS *= 3
@@ -28,17 +19,7 @@ suspend_lib.CASE_SECONDS *= 3
 def probe(revision):
     prepare()
     dev = device(revision)
-    bind = os.open(f"/sys/bus/virtio/drivers/{dev.driver}/bind", os.O_WRONLY)
-    dev.unbind()
-
-    def check(failed):
-        require(not failed or not dev.is_bound, "a failed probe leaves the driver bound")
-
-    name = dev.name.encode()
-    count = with_failures(lambda: os.write(bind, name), dev.unbind, check)
-    os.close(bind)
-    require(count > 5, f"a probe with {count} allocations?")
-    dev.bind()
+    failing.bind(dev, lambda: dev.is_bound, 5)
     works(dev)
 
 
@@ -46,48 +27,21 @@ def probe(revision):
 def suspend(revision):
     prepare()
     dev = device(revision)
-
-    def check(failed):
-        expect(dev.state, "running" if failed else "suspended", "state")
-
-    with_failures(lambda: dev.request("suspend"), lambda: dev.request("resume"), check)
-    works(dev)
+    failing.suspend(dev, lambda: works(dev))
 
 
 @case("{revision}: resume", revision=REVISIONS)
 def resume(revision):
     prepare()
     dev = device(revision)
-    dev.request("suspend")
-
-    def check(failed):
-        expect(dev.state, "suspended" if failed else "running", "state")
-
-    with_failures(lambda: dev.request("resume"), lambda: dev.request("suspend"), check)
-    dev.request("resume")
-    works(dev)
+    failing.resume(dev, lambda: works(dev))
 
 
 @case("1.4: recovery")
 def recovery():
     prepare()
     dev = device("1.4", mailbox=True)
-    dev.mailbox.set(refuse_suspend=True)
-
-    def refused():
-        try:
-            dev.request("suspend")
-        except OSError:
-            # The request fails in any case; the recovery did if the device is out of operation.
-            if dev.state == "failed":
-                raise
-
-    def check(failed):
-        if failed:
-            dev.rebind()
-        works(dev)
-
-    with_failures(refused, lambda: None, check)
+    failing.recovery(dev, lambda: works(dev))
 
 
 if __name__ == "__main__":
