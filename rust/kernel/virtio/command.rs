@@ -2,7 +2,10 @@
 
 //! Requests of the block layer in virtqueues.
 
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomPinned,
+    ptr::NonNull, //
+};
 
 use kernel::{
     prelude::*,
@@ -48,6 +51,7 @@ pub struct Command<H, S> {
     status_list: scatterlist,
     segments: Segments,
     status: Isolated<S>,
+    _pin: PhantomPinned,
 }
 
 // SAFETY: All of it is valid when zero.
@@ -95,9 +99,9 @@ where
     }
 
     #[inline]
-    fn segments(self: Pin<&mut Self>) -> &mut Segments {
-        // SAFETY: Nothing is moved out.
-        unsafe { &mut self.get_unchecked_mut().segments }
+    fn segments(self: Pin<&mut Self>) -> Pin<&mut Segments> {
+        // SAFETY: Nothing is moved out, and the segments are pinned as the whole is.
+        unsafe { self.map_unchecked_mut(|this| &mut this.segments) }
     }
 }
 

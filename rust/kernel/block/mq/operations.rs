@@ -212,7 +212,7 @@ impl<T: Operations> VTable<T> {
     }
 
     unsafe extern "C" fn complete_callback(rq: *mut bindings::request) {
-        // SAFETY: `Batch::complete` has handed the request on to this function.
+        // SAFETY: `Request::complete_remote` has handed the request on to this function.
         let request = unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) };
         let result = T::result(&request);
         request.end(result);
@@ -255,7 +255,9 @@ impl<T: Operations> VTable<T> {
     ) -> c_int {
         // SAFETY: The block layer passes a request with room for the PDU behind it, all zero, which
         // nobody uses yet, and which doesn't move.
-        unsafe { Pin::new_unchecked(&mut *rq.add(1).cast::<T::Pdu>()) }.init();
+        let mut pdu = unsafe { Pin::new_unchecked(&mut *rq.add(1).cast::<T::Pdu>()) };
+        pdu.as_mut().segments().init();
+        pdu.init();
         0
     }
 }

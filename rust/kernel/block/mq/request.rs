@@ -46,7 +46,7 @@ pub trait Pdu: Zeroable + Send {
     fn init(self: Pin<&mut Self>) {}
 
     /// The scatterlist of the request's data.
-    fn segments(self: Pin<&mut Self>) -> &mut Segments;
+    fn segments(self: Pin<&mut Self>) -> Pin<&mut Segments>;
 }
 
 /// A request that the driver owns.

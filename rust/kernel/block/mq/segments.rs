@@ -2,9 +2,12 @@
 
 //! The memory of a request, as a scatterlist.
 
-use core::ptr::{
-    null_mut,
-    NonNull, //
+use core::{
+    marker::PhantomPinned,
+    ptr::{
+        null_mut,
+        NonNull, //
+    },
 };
 
 use kernel::prelude::*;
@@ -21,19 +24,75 @@ const INLINE: usize = 0;
 ///
 /// # Invariants
 ///
-/// `table` has been set up by `sg_alloc_table_chained`, with `inline` as the first chunk, unless
-/// its `orig_nents` is 0.
+/// - If `table.orig_nents` is more than `INLINE`, the table has been set up by
+///   `sg_alloc_table_chained`, with `inline` as its first chunk.
+/// - Otherwise the table is `inline`, whose entries have been initialised once, and no entry of it
+///   leads elsewhere.
 #[repr(C)]
 pub struct Segments {
     table: bindings::sg_table,
     inline: [bindings::scatterlist; INLINE],
+    _pin: PhantomPinned,
 }
 
 // SAFETY: All of it is valid when zero: pointers and integers.
-// INVARIANT: `orig_nents` is 0.
+// INVARIANT: `orig_nents` is 0, and `init` is called before anything else.
 unsafe impl Zeroable for Segments {}
 
 impl Segments {
+    /// Initialises the entries, when the memory of the request has been allocated.
+    pub(super) fn init(self: Pin<&mut Self>) {
+        // SAFETY: Nothing is moved out.
+        let this = unsafe { self.get_unchecked_mut() };
+        if INLINE > 0 {
+            // CAST: `INLINE` is small.
+            //
+            // SAFETY: There are as many entries as are told.
+            unsafe { bindings::sg_init_table(this.inline.as_mut_ptr(), INLINE as c_uint) };
+        }
+    }
+
+    /// Has the last entry of `inline` lead to no chunk any more.
+    #[cold]
+    fn unchain(&mut self) {
+        if let Some(last) = self.inline.last_mut() {
+            // SAFETY: It is one entry.
+            unsafe { bindings::sg_init_table(last, 1) };
+        }
+    }
+
+    /// Allocates a table of more than `INLINE` entries. It is not set up.
+    #[cold]
+    fn allocate(&mut self, count: u16) -> Result {
+        // CAST: `INLINE` is small.
+        let inline = INLINE as c_uint;
+        let first = self.inline.as_mut_ptr();
+        // INVARIANT: On failure nothing is left allocated, and nothing refers to it.
+        //
+        // SAFETY: `inline` has as many entries as are told, and doesn't move: there is a pinned
+        // reference to it.
+        let ret = unsafe {
+            bindings::sg_alloc_table_chained(&mut self.table, c_int::from(count), first, inline)
+        };
+        if ret != 0 {
+            self.table.orig_nents = 0;
+            self.unchain();
+            return Err(ENOMEM);
+        }
+        Ok(())
+    }
+
+    /// Frees what `allocate` has allocated.
+    #[cold]
+    fn free(&mut self) {
+        // CAST: `INLINE` is small.
+        //
+        // SAFETY: By the type invariants the table has been set up with `INLINE` entries as the
+        // first chunk.
+        unsafe { bindings::sg_free_table_chained(&mut self.table, INLINE as c_uint) };
+        self.unchain();
+    }
+
     /// Maps the data of a request.
     ///
     /// # Errors
@@ -45,48 +104,40 @@ impl Segments {
     /// `rq` must be a request that the caller owns, in whose PDU this is, with at most `count`
     /// segments, which must not be 0. They must not be mapped.
     #[inline]
-    pub(super) unsafe fn map(&mut self, rq: *mut bindings::request, count: u16) -> Result {
-        // CAST: `INLINE` is small.
-        let inline = INLINE as c_uint;
-        self.table.sgl = self.inline.as_mut_ptr();
-        // INVARIANT: On failure nothing is left allocated, and `orig_nents` is made 0.
-        //
-        // SAFETY: By the safety requirements the table is not set up. `inline` has as many entries
-        // as are told, and doesn't move.
-        let ret = unsafe {
-            bindings::sg_alloc_table_chained(
-                &mut self.table,
-                c_int::from(count),
-                self.table.sgl,
-                inline,
-            )
-        };
-        if ret != 0 {
-            self.table.orig_nents = 0;
-            return Err(ENOMEM);
+    pub(super) unsafe fn map(
+        self: Pin<&mut Self>,
+        rq: *mut bindings::request,
+        count: u16,
+    ) -> Result {
+        // SAFETY: Nothing is moved out.
+        let this = unsafe { self.get_unchecked_mut() };
+        if usize::from(count) > INLINE {
+            this.allocate(count)?;
+        } else {
+            this.table.sgl = this.inline.as_mut_ptr();
+            this.table.orig_nents = c_uint::from(count);
         }
 
         let mut last = null_mut();
-        // SAFETY: The table has an entry for every segment of the request.
-        let nents = unsafe { bindings::__blk_rq_map_sg(rq, self.table.sgl, &mut last) };
+        // SAFETY: The table has an entry for every segment of the request. They need not be as new:
+        // this marks the end, and takes off the mark of an earlier mapping that was shorter.
+        let nents = unsafe { bindings::__blk_rq_map_sg(rq, this.table.sgl, &mut last) };
         // CAST: Never negative.
-        self.table.nents = nents as c_uint;
+        this.table.nents = nents as c_uint;
         Ok(())
     }
 
     /// Gives back what [`Segments::map`] has allocated.
     #[inline]
-    pub(super) fn unmap(&mut self) {
-        if self.table.orig_nents == 0 {
-            return;
+    pub(super) fn unmap(self: Pin<&mut Self>) {
+        // SAFETY: Nothing is moved out.
+        let this = unsafe { self.get_unchecked_mut() };
+        // CAST: From 32 bits to at least as many.
+        if this.table.orig_nents as usize > INLINE {
+            this.free();
         }
-        // CAST: `INLINE` is small.
-        //
-        // SAFETY: By the type invariants the table has been set up with `INLINE` entries as the
-        // first chunk.
-        unsafe { bindings::sg_free_table_chained(&mut self.table, INLINE as c_uint) };
         // INVARIANT: It is not set up any more.
-        self.table.orig_nents = 0;
+        this.table.orig_nents = 0;
     }
 
     /// Returns the scatterlist, [`None`] if there is no data.

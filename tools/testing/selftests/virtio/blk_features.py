@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Each feature of virtio_blk, as the device sees it."""
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -26,6 +27,7 @@ from blk_lib import (
     BLKZEROOUT,
     HDIO_GETGEO,
     SECTOR,
+    Scattered,
     blocked,
     disk,
     pattern,
@@ -256,35 +258,54 @@ def queues():
         require(sum(seen) - seen[queue] <= 1, f"others got what is queue {queue}'s: {seen}")
 
 
+@contextlib.contextmanager
+def driver_with(target, **parameters):
+    """The driver, loaded with parameters."""
+    try:
+        modules.load_block(**parameters)
+        wait_for(lambda: target.is_there, "the disk is there")
+        yield
+    finally:
+        modules.load_block()
+        wait_for(lambda: target.is_there, "the disk is there")
+
+
 @case("a polled queue completes without interrupts")
 def polled():
     target = disk()
-    try:
-        modules.load_block(poll_queues=1)
-        wait_for(lambda: target.is_there, "the disk is there")
+    with driver_with(target, poll_queues=1):
         expect(target.number("queue/io_poll"), 1, "io_poll")
         sh("fio", "--name=poll", f"--filename={target.path}", "--ioengine=io_uring",
            "--hipri=1", "--direct=1", "--rw=randread", "--bs=4k", "--size=1M",
            "--output-format=terse")
         require(sum(target.report()["queues"][1:]) >= 256, "nothing arrived in the polled queue")
         works(target)
-    finally:
-        modules.load_block()
-        wait_for(lambda: target.is_there, "the disk is there")
 
 
 @case("the number and depth of queues can be limited")
 def parameters():
     target = disk()
-    try:
-        modules.load_block(num_request_queues=1, queue_depth=4)
-        wait_for(lambda: target.is_there, "the disk is there")
+    with driver_with(target, num_request_queues=1, queue_depth=4):
         expect(os.listdir(f"/sys/block/{target.name}/mq"), ["0"], "queues")
         expect(target.number("mq/0/nr_tags"), 4, "tags")
         works(target)
-    finally:
-        modules.load_block()
-        wait_for(lambda: target.is_there, "the disk is there")
+
+
+@case("a request has as many segments as it needs, whatever it had before")
+def segments_in_turn():
+    target = disk()
+    # One request at a time is always the same one, with what is left of the last time.
+    with driver_with(target, num_request_queues=1, queue_depth=1), target.open() as fd:
+        most = min(target.number("queue/max_segments"), 64)
+        for turn, count in enumerate((1, 9, 8, most, 8, 2, 9, 1, 16, 7, 3)):
+            data = [pattern(1000 * turn + number) for number in range(count)]
+            with Scattered(count) as pages:
+                pages.fill(data)
+                expect(os.pwritev(fd, pages.views, 0), 4096 * count, "bytes written")
+            expect(target.read(0, 4096 * count), b"".join(data), f"{count} segments, written")
+            with Scattered(count) as pages:
+                expect(os.preadv(fd, pages.views, 0), 4096 * count, "bytes read")
+                expect(pages.contents(), data, f"{count} segments, read")
 
 
 @case("a change of the capacity is seen, logged and announced")

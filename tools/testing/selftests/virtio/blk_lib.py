@@ -159,6 +159,33 @@ def pattern(number, size=4096):
     return (MAGIC + struct.pack("QQ", number, ~number & (1 << 64) - 1)) * (size // 32)
 
 
+class Scattered:
+    """Pages of which no two are neighbours: a segment each."""
+
+    def __init__(self, count):
+        self._memory = mmap.mmap(-1, 4096 * 2 * count)
+        self._all = memoryview(self._memory)
+        # Backed by memory in the order of their addresses, those between included.
+        for offset in range(0, len(self._all), 4096):
+            self._all[offset] = 0xff
+        self.views = [self._all[8192 * number:][:4096] for number in range(count)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for view in (*self.views, self._all):
+            view.release()
+        self._memory.close()
+
+    def fill(self, pages):
+        for view, data in zip(self.views, pages):
+            view[:] = data
+
+    def contents(self):
+        return [bytes(view) for view in self.views]
+
+
 class Load:
     """fio, which writes and reads, many requests at a time, and verifies what it reads."""
 
