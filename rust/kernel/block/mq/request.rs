@@ -223,13 +223,19 @@ impl<T: Operations> Request<T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if it is empty or has one already.
+    /// [`EINVAL`] if it is empty or more than a segment can be, or the request has one already;
+    /// [`EBUSY`] if it has been started.
     pub fn set_payload<P: AsBytes>(&mut self, payload: KVec<P>) -> Result {
         let rq = self.as_ptr();
         let bytes = payload.len() * size_of::<P>();
         let len = c_uint::try_from(bytes).map_err(|_| EINVAL)?;
-        if len == 0 || self.has_payload() {
+        // SAFETY: The queue of a request is valid, and its limits only change while it is frozen.
+        let max = unsafe { (*(*rq).q).limits.max_segment_size };
+        if len == 0 || len > max || self.has_payload() {
             return Err(EINVAL);
+        }
+        if self.is_started() {
+            return Err(EBUSY);
         }
         let (ptr, _, _) = payload.into_raw_parts();
         // SAFETY: By the type invariants the request is valid. The memory is from kmalloc, has
@@ -243,6 +249,13 @@ impl<T: Operations> Request<T> {
         // SAFETY: By the type invariants the request is valid, and nobody changes its flags.
         let flags = unsafe { (*self.as_ptr()).rq_flags };
         flags & (1 << bindings::rqf_flags___RQF_SPECIAL_PAYLOAD) != 0
+    }
+
+    #[inline]
+    fn is_started(&self) -> bool {
+        // SAFETY: By the type invariants the request is valid, and its state is the owner's.
+        let state = unsafe { (*self.as_ptr()).state };
+        state != bindings::mq_rq_state_MQ_RQ_IDLE
     }
 
     /// Returns how many segments its data has at most.
@@ -259,14 +272,17 @@ impl<T: Operations> Request<T> {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] if memory is short.
+    /// [`ENOMEM`] if memory is short, [`EBUSY`] if it has been started already.
     #[inline]
     pub fn start(&mut self) -> Result {
         let rq = self.as_ptr();
+        if self.is_started() {
+            return Err(EBUSY);
+        }
         let count = self.nr_segments();
         if count > 0 {
             // SAFETY: The request has so many segments at most, and those in its PDU are not
-            // mapped: whatever leaves its owner is unmapped before.
+            // mapped: it has not been started since it was unmapped, before it left its last owner.
             unsafe { self.pdu_mut().segments().map(rq, count)? };
         }
         // SAFETY: By the type invariants the request is valid.
