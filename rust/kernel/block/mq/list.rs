@@ -97,10 +97,7 @@ impl<T: Operations> RequestList<T> {
         let Some(first) = self.pop() else { return };
         if self.list.head.is_null() {
             // A batch of one costs more than it saves.
-            //
-            // SAFETY: It is null.
-            unsafe { Batch::from_raw(core::ptr::null_mut()) }.complete(first);
-            return;
+            return first.complete();
         }
         let mut batch: bindings::io_comp_batch = pin_init::zeroed();
 
@@ -146,15 +143,9 @@ impl<T: Operations> Batch<'_, T> {
     /// Completes a request, with what [`Operations::result`] says. Any context.
     #[inline]
     pub fn complete(&mut self, request: Request<T>) {
-        let rq = request.into_raw();
-
-        // SAFETY: The request is valid, and has been started by who gave it to the device. If the
-        // function returns true, it is completed elsewhere, by `complete_callback`.
-        if unsafe { bindings::blk_mq_complete_request_remote(rq.as_ptr()) } {
+        let Some(request) = request.complete_remote() else {
             return;
-        }
-        // SAFETY: The request is still this one's.
-        let request = unsafe { Request::<T>::from_raw(rq) };
+        };
         let result = T::result(&request);
         let rq = request.into_raw();
         // SAFETY: The request is valid, and `self.iob` null or a valid batch.

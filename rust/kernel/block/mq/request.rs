@@ -301,6 +301,28 @@ impl<T: Operations> Request<T> {
         }
     }
 
+    /// Hands the request on to the processor that is to complete it, which then calls
+    /// `complete_callback`, or gives it back if that is this one.
+    #[inline]
+    pub(super) fn complete_remote(self) -> Option<Self> {
+        let rq = self.into_raw();
+        // SAFETY: The request is valid, and has been started by who gave it to the device.
+        if unsafe { bindings::blk_mq_complete_request_remote(rq.as_ptr()) } {
+            return None;
+        }
+        // SAFETY: The request is still this one's.
+        Some(unsafe { Self::from_raw(rq) })
+    }
+
+    /// Completes the request, with what [`Operations::result`] says. Any context.
+    #[inline]
+    pub(super) fn complete(self) {
+        if let Some(request) = self.complete_remote() {
+            let result = T::result(&request);
+            request.end(result);
+        }
+    }
+
     /// Ends the request.
     #[inline]
     pub(super) fn end(mut self, result: Result) {
