@@ -69,8 +69,12 @@ pub struct Parts {
     own: [MaybeUninit<bindings::scatterlist>; MAX_PARTS],
     /// The scatterlists; a null pointer stands for the one in `own`.
     lists: [*mut bindings::scatterlist; MAX_PARTS],
+    /// How many parts there are.
+    len: usize,
+    /// How many of them the device reads, which are the first.
     readable: usize,
-    writable: usize,
+    /// Whether any of `own` is in use.
+    owns: bool,
 }
 
 impl Parts {
@@ -79,22 +83,23 @@ impl Parts {
         Self {
             own: [const { MaybeUninit::uninit() }; MAX_PARTS],
             lists: [null_mut(); MAX_PARTS],
+            len: 0,
             readable: 0,
-            writable: 0,
+            owns: false,
         }
     }
 
-    /// Returns the next free place, for a part that the device writes or reads.
+    /// Adds a part that the device writes or reads, and returns its place.
     #[inline]
-    fn next(&mut self, writable: bool) -> Result<usize> {
-        let next = self.readable + self.writable;
-        if next == MAX_PARTS || (!writable && self.writable > 0) {
+    fn push_any(&mut self, list: *mut bindings::scatterlist, writable: bool) -> Result<usize> {
+        let next = self.len;
+        if !writable && self.readable != next {
             return Err(EINVAL);
         }
-        if writable {
-            self.writable += 1;
-        } else {
-            self.readable += 1;
+        *self.lists.get_mut(next).ok_or(EINVAL)? = list;
+        self.len += 1;
+        if !writable {
+            self.readable = self.len;
         }
         Ok(next)
     }
@@ -110,11 +115,11 @@ impl Parts {
             return Ok(());
         }
         let len = u32::try_from(len).map_err(|_| EINVAL)?;
-        let next = self.next(writable)?;
+        let next = self.push_any(null_mut(), writable)?;
+        self.owns = true;
         // SAFETY: The place is valid for writing. By the safety requirements of `Token`, the memory
         // is of the linear mapping; nothing but its address is looked at here.
         unsafe { bindings::sg_init_one(self.own[next].as_mut_ptr(), ptr.as_ptr().cast(), len) };
-        self.lists[next] = null_mut();
         Ok(())
     }
 
@@ -129,29 +134,24 @@ impl Parts {
         list: NonNull<bindings::scatterlist>,
         writable: bool,
     ) -> Result {
-        let next = self.next(writable)?;
-        self.lists[next] = list.as_ptr();
+        self.push_any(list.as_ptr(), writable)?;
         Ok(())
     }
 
     /// Returns the scatterlists, and how many parts the device reads, and writes.
     #[inline]
     pub(crate) fn lists(&mut self) -> (&mut [*mut bindings::scatterlist], u32, u32) {
-        let Self {
-            own,
-            lists,
-            readable,
-            writable,
-        } = self;
-        let count = *readable + *writable;
-
-        for (list, own) in lists.iter_mut().zip(own.iter_mut()).take(count) {
-            if list.is_null() {
-                *list = own.as_mut_ptr();
+        let lists = &mut self.lists[..self.len];
+        if self.owns {
+            for (list, own) in lists.iter_mut().zip(self.own.iter_mut()) {
+                if list.is_null() {
+                    *list = own.as_mut_ptr();
+                }
             }
         }
+        let writable = self.len - self.readable;
         // CAST: At most `MAX_PARTS`.
-        (&mut lists[..count], *readable as u32, *writable as u32)
+        (lists, self.readable as u32, writable as u32)
     }
 }
 

@@ -386,9 +386,10 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
                 bindings::GFP_ATOMIC,
             )
         };
-        if let Err(error) = to_result(ret) {
+        if ret != 0 {
             // SAFETY: `data` comes from `into_raw` above, and the virtqueue did not take it.
             let token = unsafe { T::from_raw(data) };
+            let error = Error::from_errno(ret);
             return Err(AddError { token, error });
         }
 
@@ -464,7 +465,9 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
                     queue: self,
                     count: &mut count,
                 });
-                if count == taken {
+                // What is done with a single one takes too little time to look again for others:
+                // those that come meanwhile are seen below.
+                if count <= taken + 1 {
                     break;
                 }
             }
