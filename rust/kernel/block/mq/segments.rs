@@ -14,7 +14,8 @@ use kernel::prelude::*;
 
 use crate::bindings;
 
-/// So many segments need no allocation: they are in the request.
+/// So many entries are in the request. Less segments than that need no allocation: the last entry
+/// is for the link to more.
 #[cfg(not(CONFIG_ARCH_NO_SG_CHAIN))]
 const INLINE: usize = 8;
 #[cfg(CONFIG_ARCH_NO_SG_CHAIN)]
@@ -24,10 +25,10 @@ const INLINE: usize = 0;
 ///
 /// # Invariants
 ///
+/// - The entries of `inline` have been initialised. The last one may be a link that leads nowhere
+///   any more.
 /// - If `table.orig_nents` is more than `INLINE`, the table has been set up by
 ///   `sg_alloc_table_chained`, with `inline` as its first chunk.
-/// - Otherwise the table is `inline`, whose entries have been initialised once, and no entry of it
-///   leads elsewhere.
 #[repr(C)]
 pub struct Segments {
     table: bindings::sg_table,
@@ -52,31 +53,27 @@ impl Segments {
         }
     }
 
-    /// Has the last entry of `inline` lead to no chunk any more.
-    #[cold]
-    fn unchain(&mut self) {
-        if let Some(last) = self.inline.last_mut() {
-            // SAFETY: It is one entry.
-            unsafe { bindings::sg_init_table(last, 1) };
-        }
-    }
-
-    /// Allocates a table of more than `INLINE` entries. It is not set up.
+    /// Sets up a table in which all of `inline` is used, and what is missing is allocated. There
+    /// must be none.
     #[cold]
     fn allocate(&mut self, count: u16) -> Result {
         // CAST: `INLINE` is small.
         let inline = INLINE as c_uint;
-        let first = self.inline.as_mut_ptr();
+        self.table.sgl = self.inline.as_mut_ptr();
         // INVARIANT: On failure nothing is left allocated, and nothing refers to it.
         //
         // SAFETY: `inline` has as many entries as are told, and doesn't move: there is a pinned
         // reference to it.
         let ret = unsafe {
-            bindings::sg_alloc_table_chained(&mut self.table, c_int::from(count), first, inline)
+            bindings::sg_alloc_table_chained(
+                &mut self.table,
+                c_int::from(count),
+                self.table.sgl,
+                inline,
+            )
         };
         if ret != 0 {
             self.table.orig_nents = 0;
-            self.unchain();
             return Err(ENOMEM);
         }
         Ok(())
@@ -90,7 +87,6 @@ impl Segments {
         // SAFETY: By the type invariants the table has been set up with `INLINE` entries as the
         // first chunk.
         unsafe { bindings::sg_free_table_chained(&mut self.table, INLINE as c_uint) };
-        self.unchain();
     }
 
     /// Maps the data of a request.
@@ -111,16 +107,17 @@ impl Segments {
     ) -> Result {
         // SAFETY: Nothing is moved out.
         let this = unsafe { self.get_unchecked_mut() };
-        if usize::from(count) > INLINE {
-            this.allocate(count)?;
-        } else {
+        if usize::from(count) < INLINE {
             this.table.sgl = this.inline.as_mut_ptr();
             this.table.orig_nents = c_uint::from(count);
+        } else {
+            this.allocate(count)?;
         }
 
         let mut last = null_mut();
-        // SAFETY: The table has an entry for every segment of the request. They need not be as new:
-        // this marks the end, and takes off the mark of an earlier mapping that was shorter.
+        // SAFETY: The table has an entry for every segment of the request, and no link but those in
+        // between. The entries need not be as new: this marks the end, and takes off the mark of an
+        // earlier mapping that was shorter.
         let nents = unsafe { bindings::__blk_rq_map_sg(rq, this.table.sgl, &mut last) };
         // CAST: Never negative.
         this.table.nents = nents as c_uint;
