@@ -476,6 +476,10 @@ impl Controller {
 
         dev_err!(dev, "{}; the device is out of operation\n", failure.reason);
         self.recover(ops, dev, refusal.lost, cause);
+        // Maybe somebody else has put it into operation meanwhile.
+        if core::mem::take(&mut self.inner.lock().look_due) {
+            self.look_soon(dev);
+        }
     }
 
     /// Begins to watch a device that did not suspend in time.
@@ -516,14 +520,17 @@ impl Controller {
         // read the status for the last time.
         inner.look_due = state != State::Running;
         drop(inner);
-        if matches!(state, State::Suspended | State::Failed) && !frozen && ops.take_foreign_reset()
-        {
-            self.inner.lock().stats.state = State::Running;
-            ops.reopen(dev);
-            self.announce(dev, state, State::Running, Ok(()));
+        // One that is being reset is looked at when it operates again.
+        if matches!(state, State::Suspending | State::Resuming) || frozen || ops.is_being_reset() {
             return;
         }
-        if state != State::Running || frozen {
+        let operates = ops.take_foreign_reset();
+        if state != State::Running {
+            if operates {
+                self.inner.lock().stats.state = State::Running;
+                ops.reopen(dev);
+                self.announce(dev, state, State::Running, Ok(()));
+            }
             return;
         }
         let mut condition = protocol::Condition::of(revision, Self::read_status(dev));

@@ -68,8 +68,14 @@ pub(crate) trait Operations {
     /// the driver may wait for it.
     fn give_up(&self, dev: &Device<Bound>);
 
-    /// Returns, once, whether somebody other than the controller has reset the device while its
-    /// driver was gated, and initialised it again.
+    /// Returns whether somebody other than the controller has reset the device, and has not put it
+    /// into operation again yet.
+    fn is_being_reset(&self) -> bool {
+        false
+    }
+
+    /// Returns, once, whether somebody other than the controller has reset the device and put it
+    /// into operation again.
     fn take_foreign_reset(&self) -> bool {
         false
     }

@@ -289,5 +289,25 @@ def reset_function(_driver, devices):
     expect(unload(), "success", "unloading")
 
 
+@case("a suspend is asked for while the function is reset: it is refused, and the disk runs")
+@on_disk
+def reset_in_suspend(_driver, devices):
+    dev = devices[0]
+    reset = dev.pci / "reset"
+    if not reset.exists():
+        raise Skip("the function can't be reset")
+    resetting = Child(reset.write_text, "1")
+    while dev.status != 0:
+        require(resetting.poll() is None, "the reset was over before it was seen")
+    expect(dev.refused("suspend"), "EBUSY", "a suspend meanwhile")
+    expect(resetting.errno(), "success", "the reset")
+    # Longer than the look at a device that a request has left alone.
+    time.sleep(0.3)
+    expect(dev.state, "running", "state")
+    dev.works()
+    dev.cycle()
+    expect(dev.number("recoveries"), 0, "recoveries")
+
+
 if __name__ == "__main__":
     run()

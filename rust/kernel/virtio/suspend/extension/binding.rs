@@ -58,14 +58,14 @@ pub(super) enum Obstacle {
     NoQuiescer,
 }
 
-/// What has become of a device since its driver was gated.
+/// What others than the controller have done to a device.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Fate {
     Untouched = 0,
-    /// Somebody other than the controller has reset it.
+    /// Somebody has reset it.
     Reset = 1,
-    /// And has put it into operation again.
+    /// And has put it into operation again, which has not been looked at yet.
     Operating = 2,
 }
 
@@ -184,7 +184,7 @@ impl Binding {
 
     /// Somebody resets the device.
     pub(super) fn reset(&self) {
-        if self.is_gated() && !self.recovering.load(Acquire) {
+        if !self.recovering.load(Acquire) {
             self.fate.store(Fate::Reset as u32, Release);
         }
     }
@@ -310,7 +310,11 @@ impl Operations for Binding {
             return Err(Failure::new(EIO, "a virtqueue is broken"));
         }
 
-        self.fate.store(Fate::Untouched as u32, Release);
+        self.change_fate(Fate::Operating, Fate::Untouched);
+        // Until it operates again it can't be told from one that has reset itself.
+        if self.is_being_reset() {
+            return Err(Failure::new(EBUSY, "the device is being reset"));
+        }
         self.hold_config(dev);
         self.is_gated.store(true, Release);
         match quiescer.gate(&Foreign(dev), &queues, timeout_ms) {
@@ -397,6 +401,10 @@ impl Operations for Binding {
 
     /// [`Binding::end`] does, which waits for the watch.
     fn give_up(&self, _dev: &Device<Bound>) {}
+
+    fn is_being_reset(&self) -> bool {
+        self.fate.load(Acquire) == Fate::Reset as u32
+    }
 
     fn take_foreign_reset(&self) -> bool {
         self.change_fate(Fate::Operating, Fate::Untouched)
