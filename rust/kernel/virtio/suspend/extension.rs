@@ -121,6 +121,10 @@ pub trait Gate: Send {
     /// The device was reset and could not be initialised again: the driver has no virtqueues any
     /// more. It must not go on, but whoever waits for the device is to be told. May sleep.
     fn abandon(&mut self);
+
+    /// Whether the driver stays stopped while the system goes to sleep: if what it does to prepare
+    /// for that lets it go on, the system must not sleep now.
+    fn outlasts_sleep(&self) -> bool;
 }
 
 /// A device of the bus.

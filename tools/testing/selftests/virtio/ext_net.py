@@ -26,8 +26,11 @@ from suspend_lib import (
     Child,
     Device,
     Fail,
+    KernelLog,
+    Skip,
     case,
     expect,
+    expect_errno,
     require,
     run,
     sh,
@@ -405,6 +408,23 @@ def unbind_under_load():
         require(time.monotonic() - began < 5 * PROMPT, "the unbind waited")
         Child.kill_all()
         one.device.bind()
+
+
+@case("the system does not go to sleep while an interface is suspended")
+def sleep():
+    sleep_state = Path("/sys/power/state")
+    if "freeze" not in sleep_state.read_text().split():
+        raise Skip("the kernel can't suspend to idle")
+    with network() as (one, other):
+        one.device.request("suspend")
+        log = KernelLog()
+        expect_errno("EBUSY", "to go to sleep", sleep_state.write_text, "freeze")
+        text = "the system can't sleep while this is suspended"
+        require(any(one.name in line and text in line for line in log.lines()),
+                "the log does not name the device")
+        expect(one.device.state, "suspended", "state")
+        one.device.request("resume")
+        expect(one.ping(other), 0, "lost pings")
 
 
 if __name__ == "__main__":

@@ -202,9 +202,25 @@ impl Binding {
         self.fate.cmpxchg(from as u32, to as u32, Full).is_ok()
     }
 
-    /// The system is about to sleep.
-    pub(super) fn freeze(&self) -> Result {
-        self.controller.freeze()
+    /// The system is about to sleep. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if it must not, because a request is under way, or the driver of a suspended
+    /// device would go on.
+    pub(super) fn freeze(&self, dev: &Device) -> Result {
+        self.controller.freeze()?;
+        // From here on no request comes.
+        match &*self.gated.lock() {
+            Some(gated) if !gated.gate.outlasts_sleep() => {
+                dev_err!(
+                    dev,
+                    "the system can't sleep while this is suspended: resume it\n"
+                );
+                Err(EBUSY)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The system is awake.

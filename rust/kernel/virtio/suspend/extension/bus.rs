@@ -332,7 +332,7 @@ fn for_each_binding(mut f: impl FnMut(&Device, &Arc<Binding>) -> Result) -> Resu
     Ok(())
 }
 
-/// The system is about to sleep: no request may be under way. Or it is awake again.
+/// The system is about to sleep, which a binding may refuse. Or it is awake again.
 unsafe extern "C" fn sleep_changed(
     _nb: *mut notifier_block,
     action: usize,
@@ -350,9 +350,11 @@ unsafe extern "C" fn sleep_changed(
         bindings::PM_SUSPEND_PREPARE
         | bindings::PM_HIBERNATION_PREPARE
         | bindings::PM_RESTORE_PREPARE => {
-            if for_each_binding(|_, binding| binding.freeze()).is_err() {
+            if let Err(error) = for_each_binding(|dev, binding| binding.freeze(dev)) {
                 let _ = awake();
-                return bindings::NOTIFY_BAD as c_int;
+                // As `notifier_from_errno()`, which the writer to /sys/power/state is told.
+                let stop = (bindings::NOTIFY_STOP_MASK | bindings::NOTIFY_OK) as c_int;
+                return stop - error.to_errno();
             }
         }
         bindings::PM_POST_SUSPEND | bindings::PM_POST_HIBERNATION | bindings::PM_POST_RESTORE => {

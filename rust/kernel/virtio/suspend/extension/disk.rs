@@ -125,6 +125,11 @@ impl Gate for FrozenDisk {
             unsafe { bindings::blk_mark_disk_dead(disk.as_raw()) };
         }
     }
+
+    fn outlasts_sleep(&self) -> bool {
+        // The driver freezes and quiesces the queue, too, both of which are counted.
+        true
+    }
 }
 
 impl Drop for FrozenDisk {

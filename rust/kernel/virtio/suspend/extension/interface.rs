@@ -169,6 +169,12 @@ impl Gate for HeldInterface {
         // It stays as it is: not present.
         self.interface = None;
     }
+
+    fn outlasts_sleep(&self) -> bool {
+        // To take its interface off the network stack the driver freezes the transmit queues, too,
+        // and lets them go afterwards: before the virtqueues are deleted.
+        self.interface.is_none()
+    }
 }
 
 impl Drop for HeldInterface {
