@@ -9,10 +9,14 @@ measurements that follow each other, so what changes slowly does not matter.
 import argparse
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
+import mmap
 import os
+import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -34,8 +38,12 @@ JOBS = [
 ]
 # What the extension is tried with: one request at a time, and many.
 EXTENSION_JOBS = [("randread", "4k", 1, 1), ("randread", "4k", 32, 1)]
-# Seconds: of fio before it is measured, and of the measurement.
-SETTLE, WINDOW = 0.2, 1.0
+# Seconds: of fio before it is measured, of the measurement, and of one where the processor is never
+# idle and its clock counts instructions, which takes twenty times as long.
+SETTLE, WINDOW, WINDOW_BUSY = 0.2, 1.0, 0.4
+# A measurement is the median of so many: where one request is made at a time, the device answers
+# now before and now after the processor has become idle, for many requests in turn.
+SLICES = 16
 IPERF_SECONDS = 1
 PATIENCE = 20.0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
@@ -146,39 +154,92 @@ def completed(target):
     return int(fields[0]) + int(fields[4])
 
 
-def idle_ns():
-    """How long the processors have been idle."""
-    with open("/proc/stat", encoding="ascii") as file:
-        fields = file.readline().split()
-    return (int(fields[4]) + int(fields[5])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+class Soaker:
+    """Counts, at idle priority, with what the only processor has left: the more, the less it was
+    busy.
+
+    The kernel's account of idle time won't do. Where the clock counts instructions, it is wrong by
+    a third if the processor becomes idle between any two I/Os.
+    """
+
+    def __init__(self):
+        # Shared with the process that counts.
+        self._counter = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @contextlib.contextmanager
+    def run(self):
+        pid = os.fork()
+        if pid == 0:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            self._soak()
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def _soak(self):
+        for count in itertools.count():
+            self._counter[0] = count
+            for _ in range(100):
+                pass
+
+    def count(self):
+        return self._counter[0]
+
+    @functools.cached_property
+    def per_ns(self):
+        """How much it counts when it has the processor for itself."""
+        with self.run():
+            time.sleep(SETTLE)
+            start, count = time.monotonic_ns(), self.count()
+            time.sleep(WINDOW)
+            return (self.count() - count) / (time.monotonic_ns() - start)
+
+    def idle_ns(self):
+        return self.count() / self.per_ns
+
+    def measure(self, job):
+        """As the function, and how long the processor was busy for each I/O."""
+        # Known before it has to share.
+        assert self.per_ns
+        with self.run():
+            return measure(job, self.idle_ns)
 
 
-def measure(job):
-    """Throughput, latency, and the time of the processors, with the driver that is there."""
+def measure(job, idle_ns=None):
+    """Throughput and latency with the driver that is there, and how long the processor was busy
+    for each I/O, if it is known how long it is idle.
+    """
     target = disk()
     # With one queue there would be a scheduler, with which nothing is completed in batches.
     Path(f"/sys/block/{target}/queue/scheduler").write_text("none")
 
     def snapshot():
-        return time.monotonic_ns(), idle_ns(), completed(target)
+        return time.monotonic_ns(), idle_ns() if idle_ns else 0, completed(target)
 
-    with fio(target, job, SETTLE + WINDOW * 1.5) as process:
+    window = WINDOW_BUSY if idle_ns else WINDOW
+    with fio(target, job, SETTLE + window * 1.5) as process:
         time.sleep(SETTLE)
-        start, idle, count = snapshot()
-        time.sleep(WINDOW)
-        end, idle_end, count_end = snapshot()
+        snapshots = [snapshot()]
+        for _ in range(SLICES):
+            time.sleep(window / SLICES)
+            snapshots.append(snapshot())
         output = process.communicate()[0]
     result = json.loads(output[output.index("{"):])["jobs"][0]
     if result["error"]:
         sys.exit(f"fio reports error {result['error']}")
     latency = result["read" if "read" in job[0] else "write"]["clat_ns"]["percentile"]
-    ios = count_end - count
-    return {
-        "iops": ios * 1e9 / (end - start),
-        "busy": ((end - start) * os.cpu_count() - (idle_end - idle)) / ios,
+    slices = [[b - a for a, b in zip(*two)] for two in itertools.pairwise(snapshots)]
+    measured = {
+        "iops": statistics.median(ios / duration for duration, _, ios in slices),
         "p50": latency["50.000000"],
         "p99": latency["99.000000"],
     }
+    if idle_ns:
+        measured["busy"] = statistics.median((duration - idle) / ios
+                                             for duration, idle, ios in slices)
+    return measured
 
 
 def against_theirs(options, module, put_in_place, measured):
@@ -191,26 +252,31 @@ def against_theirs(options, module, put_in_place, measured):
     return pairs(options.pairs, lambda: side(first), lambda: side(theirs))
 
 
-def compare(options, jobs, put_in_place):
+def compare(options, jobs, put_in_place, measured):
     """Measures the jobs against the kernel's own driver; yields the name of each and its pairs."""
     for job in jobs:
         name = "{}-{}-d{}-j{}".format(*job)
         print(f"{name}: {options.pairs} pairs", flush=True)
-        yield name, against_theirs(options, BLOCK, put_in_place, lambda: measure(job))
+        yield name, against_theirs(options, BLOCK, put_in_place, lambda: measured(job))
 
 
 def data_path(options):
-    """Our driver of disks against the kernel's, by the clock."""
-    for name, found in compare(options, JOBS, ours):
-        figure(f"blk.{name}.iops_ratio", ratios(found, "iops"), better="higher")
-        figure(f"blk.{name}.p50_ratio", ratios(found, "p50"))
-        figure(f"blk.{name}.p99_ratio", ratios(found, "p99"))
-
-
-def processor(options):
-    """The same, where the clock counts instructions."""
-    for name, found in compare(options, JOBS, ours):
+    """Our driver of disks against the kernel's, where the clock counts instructions."""
+    for name, found in compare(options, JOBS, ours, Soaker().measure):
+        figure_throughput(f"blk.{name}", found)
         figure(f"blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
+
+
+def smp(options):
+    """The same with two processors, by the clock."""
+    for name, found in compare(options, JOBS, ours, measure):
+        figure_throughput(f"blk.{name}.smp", found)
+
+
+def figure_throughput(name, found):
+    figure(f"{name}.iops_ratio", ratios(found, "iops"), better="higher")
+    figure(f"{name}.p50_ratio", ratios(found, "p50"))
+    figure(f"{name}.p99_ratio", ratios(found, "p99"))
 
 
 # Suspending.
@@ -275,10 +341,12 @@ def count_accesses(device, name):
     """Accesses to the status in one suspend of a device that presents the bit at once."""
     device.mailbox.clear()
     device.request("suspend")
-    counters = device.mailbox.counters()
+    kinds = "".join(access[0] for access in device.mailbox.status_log())
     device.request("resume")
-    for access in ("writes", "reads"):
-        figure(f"suspend.{name}.status_{access}", [counters[f"status_{access}"]], "accesses")
+    before, _, after = kinds.partition("w")
+    for what, count in (("looks", len(before)), ("writes", kinds.count("w")),
+                        ("rereads", after.count("r"))):
+        figure(f"suspend.{name}.status_{what}", [count], "accesses")
 
 
 # The extension.
@@ -288,7 +356,7 @@ def extension_path(options):
     """The kernel's own drivers with and without the extension, where the clock counts
     instructions.
     """
-    for name, found in compare(options, EXTENSION_JOBS, extended):
+    for name, found in compare(options, EXTENSION_JOBS, extended, Soaker().measure):
         figure(f"extension.blk.{name}.iops_ratio", ratios(found, "iops"), better="higher")
         figure(f"extension.blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
     unload(BLOCK)
@@ -384,7 +452,7 @@ def timeline(_options):
 
 GROUPS = {
     "data-path": data_path,
-    "processor": processor,
+    "smp": smp,
     "suspend": suspend,
     "extension-path": extension_path,
     "extension": extension,

@@ -44,10 +44,11 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// The block driver against the kernel's own: throughput and latency.
+    /// The block driver against the kernel's own: throughput, latency, and the processor's time, in
+    /// a guest with one processor whose clock counts instructions.
     DataPath,
-    /// The same: processor time of an I/O, in a guest with one processor.
-    Processor,
+    /// The same by the clock, with two processors.
+    Smp,
     /// A suspend of our drivers against unbinding them.
     Suspend,
     /// The kernel's own drivers with and without the extension.
@@ -61,13 +62,13 @@ enum Group {
 impl Group {
     /// Whether the script can measure it on the kernel's own driver twice.
     fn has_control(self) -> bool {
-        matches!(self, Self::DataPath | Self::Processor | Self::ExtensionPath)
+        matches!(self, Self::DataPath | Self::Smp | Self::ExtensionPath)
     }
 
     fn clock(self) -> Clock {
         match self {
-            Self::Processor | Self::ExtensionPath => Clock::Instructions,
-            Self::DataPath | Self::Suspend | Self::Extension | Self::Timeline => Clock::Host,
+            Self::DataPath | Self::ExtensionPath => Clock::Instructions,
+            Self::Smp | Self::Suspend | Self::Extension | Self::Timeline => Clock::Host,
         }
     }
 

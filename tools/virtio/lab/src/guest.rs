@@ -2,6 +2,7 @@
 
 //! A guest: QEMU, its file systems, its devices, and how it ended.
 
+use crate::affinity::Apart;
 use crate::device::{self, Devices, Record, Spec};
 use crate::init::{Job, JOB, STARTED, STATUS};
 use crate::kernel::Kernel;
@@ -53,7 +54,8 @@ pub enum Clock {
     /// The host's.
     Host,
     /// A nanosecond for each instruction, and the host's while the processor, which is the only
-    /// one, is idle: what a program costs does not depend on what else the machine does.
+    /// one, is idle: what a program costs does not depend on what else the machine does. The
+    /// processor has one of the host's for itself, if there are several.
     Instructions,
 }
 
@@ -215,6 +217,10 @@ fn boot(
     run: &Path,
     on_line: &mut impl FnMut(&str, &mut Devices) -> Result<()>,
 ) -> Result<Outcome> {
+    let apart = match config.clock {
+        Clock::Host => None,
+        Clock::Instructions => Apart::begin()?,
+    };
     let root = share("root", Path::new("/"), &["--readonly"], run)?;
     let shared = share("tree", tree.root(), &[], run)?;
     let mut devices = Devices::start(tree, &config.devices, run)?;
@@ -235,6 +241,9 @@ fn boot(
     let in_time = match config.terminal {
         Terminal::Lines => {
             let mut child = spawn(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+            if let Some(apart) = &apart {
+                apart.give_to(&mut child)?;
+            }
             let limits = Limits {
                 started: run.join(STARTED),
                 boot: BOOT * kernel.flavour.slowness(),

@@ -5,6 +5,7 @@
 //! It runs in the build root that `scripts/lab` makes, as process 1 of a PID namespace: when it
 //! ends, for whatever reason, QEMU and the devices end with it.
 
+mod affinity;
 mod analyzer;
 mod apt;
 mod bench;
