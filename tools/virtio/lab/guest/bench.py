@@ -232,7 +232,7 @@ def measure(job, idle_ns=None):
     latency = result["read" if "read" in job[0] else "write"]["clat_ns"]["percentile"]
     slices = [[b - a for a, b in zip(*two)] for two in itertools.pairwise(snapshots)]
     measured = {
-        "iops": statistics.median(ios / duration for duration, _, ios in slices),
+        "iops": statistics.median(ios * 1e9 / duration for duration, _, ios in slices),
         "p50": latency["50.000000"],
         "p99": latency["99.000000"],
     }
