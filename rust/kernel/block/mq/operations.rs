@@ -213,9 +213,7 @@ impl<T: Operations> VTable<T> {
 
     unsafe extern "C" fn complete_callback(rq: *mut bindings::request) {
         // SAFETY: `Request::complete_remote` has handed the request on to this function.
-        let request = unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) };
-        let result = T::result(&request);
-        request.end(result);
+        unsafe { Request::<T>::from_raw(NonNull::new_unchecked(rq)) }.complete_here();
     }
 
     unsafe extern "C" fn poll_callback(

@@ -318,9 +318,15 @@ impl<T: Operations> Request<T> {
     #[inline]
     pub(super) fn complete(self) {
         if let Some(request) = self.complete_remote() {
-            let result = T::result(&request);
-            request.end(result);
+            request.complete_here();
         }
+    }
+
+    /// Completes the request on this processor, with what [`Operations::result`] says.
+    #[inline]
+    pub(super) fn complete_here(self) {
+        let result = T::result(&self);
+        self.end(result);
     }
 
     /// Ends the request.
