@@ -54,6 +54,14 @@ def path_of(dev):
     return f"/dev/{disk_of(dev).name}"
 
 
+def reset_of(dev):
+    """The file that resets the function of a device."""
+    reset = dev.pci / "reset"
+    if not reset.exists():
+        raise Skip("the function can't be reset")
+    return reset
+
+
 def read_block(path):
     """Reads a block from the device itself; for a child, so that the disk is not in use for long."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
@@ -278,9 +286,7 @@ def dirty(_driver, devices):
 @on_disk
 def reset_function(_driver, devices):
     dev = devices[0]
-    reset = dev.pci / "reset"
-    if not reset.exists():
-        raise Skip("the function can't be reset")
+    reset = reset_of(dev)
     dev.request("suspend")
     reset.write_text("1")
     wait_for(lambda: dev.state == "running", "it runs", 5 * PROMPT)
@@ -293,9 +299,7 @@ def reset_function(_driver, devices):
 @on_disk
 def reset_in_suspend(_driver, devices):
     dev = devices[0]
-    reset = dev.pci / "reset"
-    if not reset.exists():
-        raise Skip("the function can't be reset")
+    reset = reset_of(dev)
     resetting = Child(reset.write_text, "1")
     while dev.status != 0:
         require(resetting.poll() is None, "the reset was over before it was seen")
