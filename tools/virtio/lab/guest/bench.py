@@ -9,7 +9,6 @@ measurements that follow each other, so what changes slowly does not matter.
 import argparse
 import contextlib
 import fcntl
-import functools
 import itertools
 import json
 import mmap
@@ -165,6 +164,12 @@ class Soaker:
     def __init__(self):
         # Shared with the process that counts.
         self._counter = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        # How much it counts when it has the processor for itself.
+        with self.run():
+            time.sleep(SETTLE)
+            start, count = time.monotonic_ns(), self.count()
+            time.sleep(WINDOW)
+            self._per_ns = (self.count() - count) / (time.monotonic_ns() - start)
 
     @contextlib.contextmanager
     def run(self):
@@ -187,22 +192,11 @@ class Soaker:
     def count(self):
         return self._counter[0]
 
-    @functools.cached_property
-    def per_ns(self):
-        """How much it counts when it has the processor for itself."""
-        with self.run():
-            time.sleep(SETTLE)
-            start, count = time.monotonic_ns(), self.count()
-            time.sleep(WINDOW)
-            return (self.count() - count) / (time.monotonic_ns() - start)
-
     def idle_ns(self):
-        return self.count() / self.per_ns
+        return self.count() / self._per_ns
 
     def measure(self, job):
         """As the function, and how long the processor was busy for each I/O."""
-        # Known before it has to share.
-        assert self.per_ns
         with self.run():
             return measure(job, self.idle_ns)
 
