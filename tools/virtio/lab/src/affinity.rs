@@ -83,6 +83,7 @@ fn find_vcpu(qemu: u32) -> Option<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
 
     #[test]
     fn what_is_started_keeps_off_one_processor_and_the_guest_gets_it() {
@@ -92,14 +93,18 @@ mod tests {
             assert_eq!(before.count(), 1);
             return;
         };
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (start, started) = mpsc::channel();
         let inside = thread::Builder::new()
             .name("ALL CPUs/TCG".into())
             .spawn(move || {
+                // A thread names itself: by now it has.
+                start.send(()).unwrap();
                 let _ = stopped.recv();
                 sched_getaffinity(None).unwrap()
             })
             .unwrap();
+        started.recv().unwrap();
         assert_eq!(sched_getaffinity(None).unwrap().count(), before.count() - 1);
         apart.give(find_vcpu(std::process::id()).unwrap()).unwrap();
         drop(stop);
