@@ -129,8 +129,8 @@ pub struct Changed {
 
 /// A device type (VIRTIO 1.4, "Device Types").
 ///
-/// Its methods are called under the lock of the device, and must not wait. What takes time is done
-/// by threads of its own, which reach the device by the [`Port`].
+/// Its methods are called under the lock of the device, and must not wait for what may never come.
+/// What takes time is done by threads of its own, which reach the device by the [`Port`].
 pub trait DeviceType: Send {
     /// The type.
     fn id(&self) -> virtio::Id;

@@ -471,8 +471,40 @@ fn the_capacity_changes_with_a_notification() {
 }
 
 #[test]
+fn without_threads_the_answer_is_there_when_the_notification_is_over() {
+    let mut disk = Disk::start(&["--threads", "0"]);
+    for slot in 0..SLOTS {
+        let sector = 8 * u64::from(slot);
+        disk.add(1, slot, T::Out as u32, sector, &pattern(slot as u8), 0);
+    }
+    disk.driver.notify(1);
+    // This waits for the access before.
+    disk.driver.status();
+    let all: Vec<_> = (0..SLOTS).map(|slot| (slot, 1)).collect();
+    assert_eq!(disk.used(1), all);
+    assert!(disk.driver.vectors[1].read().is_ok());
+    for slot in 0..SLOTS {
+        assert_eq!(disk.read(8 * u64::from(slot)), pattern(slot as u8));
+    }
+    // What is held is carried out later all the same.
+    disk.driver.set(json!({"hold": true}));
+    disk.add(0, 0, T::Out as u32, 0, &pattern(9), 0);
+    disk.driver.notify(0);
+    disk.driver.status();
+    assert_eq!(disk.used(0), []);
+    disk.driver.set(json!({"hold": false}));
+    wait_for("the request", || disk.used(0) == [(0, 1)]);
+    assert_eq!(disk.read(0), pattern(9));
+}
+
+#[test]
 fn a_suspend_waits_for_what_is_in_process() {
-    let mut disk = Disk::start(&["--fault", "hold-ms=150"]);
+    suspend_with_requests_in_process("0");
+    suspend_with_requests_in_process("2");
+}
+
+fn suspend_with_requests_in_process(threads: &str) {
+    let mut disk = Disk::start(&["--threads", threads, "--fault", "hold-ms=150"]);
     disk.add(0, 0, T::Out as u32, 0, &pattern(1), 0);
     disk.add(1, 0, T::Out as u32, 8, &pattern(2), 0);
     disk.driver.notify(0);
@@ -591,6 +623,7 @@ fn load(options: &[&str], rounds: u32) {
 
 #[test]
 fn nothing_is_lost_when_it_is_suspended_under_load() {
+    load(&["--threads", "0"], 150);
     load(&["--threads", "1"], 150);
     load(&["--threads", "4"], 150);
 }
@@ -637,6 +670,7 @@ fn wrong_options_are_told() {
         (&["--blk", "seg_max=1000"][..], "use 1 to 62"),
         (&["--blk", "toaster=1"][..], "toaster"),
         (&["--size", "1000"][..], "sectors of 512"),
+        (&["--threads", "65"][..], "0..=64"),
         (&["--backing", "/nonexistent/disk"][..], "/nonexistent/disk"),
         (&["--without", "toast"][..], "possible values"),
     ] {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The block device (VIRTIO 1.4, "Block Device"): request queues, served by threads of its own.
+//! The block device (VIRTIO 1.4, "Block Device"): request queues, served by threads of its own, or
+//! by who notifies the device.
 //!
 //! | module | |
 //! |---|---|
@@ -22,7 +23,7 @@ use log::info;
 use serde_json::{json, Map, Value};
 
 use crate::features::FeatureSet;
-use crate::kind::{Changed, Context, DeviceType, Request};
+use crate::kind::{Changed, Completion, Context, DeviceType, Request};
 use crate::port::Port;
 
 pub mod backing;
@@ -34,7 +35,7 @@ pub mod request;
 pub mod stats;
 
 use config::{field, Config, Feature};
-use execute::{Disk, Failing};
+use execute::{Disk, Executor, Failing};
 pub use options::Options;
 use pool::Pool;
 use request::Terms;
@@ -56,8 +57,10 @@ pub struct Blk {
     threads: usize,
     queue_size: u16,
     max_queues: u16,
-    /// There once the device is attached.
+    /// The threads, once the device is attached, if it has any.
     pool: Option<Pool>,
+    /// Carries requests out otherwise.
+    executor: Executor,
 }
 
 /// A change that was asked for, taken apart.
@@ -67,19 +70,22 @@ struct Change {
 }
 
 impl Blk {
-    /// A device as `config` has it, with requests carried out by `threads` threads.
+    /// A device as `config` has it, with requests carried out by `threads` threads; if that is 0,
+    /// before the notification of them is over.
     pub fn new(disk: Disk, config: Config, threads: usize, queue_size: u16) -> Self {
         let terms = Terms {
             config: config.clone(),
             accepted: 0,
         };
         disk.writeback.store(config.writeback, Ordering::Release);
+        let disk = Arc::new(disk);
         Self {
-            disk: Arc::new(disk),
+            executor: Executor::new(Arc::clone(&disk)),
+            disk,
             max_queues: config.queues,
             next: config,
             terms: Arc::new(terms),
-            threads: threads.max(1),
+            threads,
             queue_size,
             pool: None,
         }
@@ -98,11 +104,6 @@ impl Blk {
             .check(self.queue_size, self.max_queues)
             .map_err(|error| error.to_string())?;
         Ok(Change { config, failing })
-    }
-
-    fn pool(&mut self) -> &mut Pool {
-        // `Device` attaches before it does anything else.
-        self.pool.as_mut().expect("the device is attached")
     }
 }
 
@@ -134,7 +135,9 @@ impl DeviceType for Blk {
     }
 
     fn attach(&mut self, port: Port) -> io::Result<()> {
-        self.pool = Some(Pool::start(self.threads, &self.disk, &port)?);
+        if self.threads != 0 {
+            self.pool = Some(Pool::start(self.threads, &self.disk, &port)?);
+        }
         Ok(())
     }
 
@@ -159,20 +162,33 @@ impl DeviceType for Blk {
     }
 
     fn parallel(&self) -> usize {
-        self.threads
+        match self.threads {
+            0 => usize::MAX,
+            threads => threads,
+        }
     }
 
-    fn process(&mut self, request: Request, _cx: &mut Context<'_>) {
-        let terms = Arc::clone(&self.terms);
-        self.pool().push(request, terms);
+    fn process(&mut self, request: Request, cx: &mut Context<'_>) {
+        match &mut self.pool {
+            Some(pool) => pool.push(request, Arc::clone(&self.terms)),
+            None => cx.done.push(Completion {
+                queue: request.queue,
+                token: request.token,
+                result: self.executor.execute(&request, &self.terms, cx.mem),
+            }),
+        }
     }
 
     fn submit(&mut self) {
-        self.pool().submit();
+        if let Some(pool) = &mut self.pool {
+            pool.submit();
+        }
     }
 
     fn reset(&mut self) {
-        self.pool().forget(|_| true);
+        if let Some(pool) = &self.pool {
+            pool.forget(|_| true);
+        }
         self.terms = Arc::new(Terms {
             config: self.next.clone(),
             accepted: 0,
@@ -182,7 +198,9 @@ impl DeviceType for Blk {
     }
 
     fn reset_queue(&mut self, queue: u16) {
-        self.pool().forget(|request| request.queue == queue);
+        if let Some(pool) = &self.pool {
+            pool.forget(|request| request.queue == queue);
+        }
     }
 
     fn report(&self) -> Value {

@@ -39,10 +39,11 @@ pub struct Options {
           value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_QUEUES)))]
     pub queues: u16,
 
-    /// Threads that carry requests out, for all queues together [default: as many as queues, at most
-    /// 4 or the host's processors]
+    /// Threads that carry requests out, for all queues together; with 0 a request is carried out
+    /// before the notification of it is over, which is quickest for one at a time [default: as many
+    /// as queues, at most 4 or the host's processors]
     #[arg(long, value_name = "N",
-          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=64))]
     pub threads: Option<usize>,
 
     /// Refuse writes: offer RO

@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// Forgets what no thread has begun with, if `which` says so.
-    pub fn forget(&mut self, which: impl Fn(&Request) -> bool) {
+    pub fn forget(&self, which: impl Fn(&Request) -> bool) {
         self.shared.lock().retain(|job| !which(&job.request));
     }
 }
