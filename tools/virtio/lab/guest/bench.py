@@ -29,16 +29,18 @@ import net_lib  # noqa: E402
 from suspend_lib import BUS, Device, Modules, sh, wait_for  # noqa: E402
 
 BLOCK, NET = "virtio_blk", "virtio_net"
-# Access, size of a block, requests at a time, jobs.
-JOBS = [
-    *itertools.product(("randread", "randwrite"), ("4k",), (1, 32), (1, 4)),
+# Access, size of a block, requests at a time, jobs: one request after another, and many.
+SINGLE = [("randread", "4k", 1, 1), ("randwrite", "4k", 1, 1)]
+MANY = [
+    *((access, "4k", depth, jobs)
+      for access in ("randread", "randwrite") for depth, jobs in ((1, 4), (32, 1), (32, 4))),
     ("read", "128k", 8, 1),
     ("write", "128k", 8, 1),
 ]
 # What the extension is tried with: one request at a time, and many.
 EXTENSION_JOBS = [("randread", "4k", 1, 1), ("randread", "4k", 32, 1)]
 # Seconds: of fio before it is measured, of the measurement, and of one where the processor is never
-# idle and its clock counts instructions, which takes twenty times as long.
+# idle and its clock counts instructions, which takes ten to twenty times as long.
 SETTLE, WINDOW, WINDOW_BUSY = 0.2, 1.0, 0.4
 # A measurement is the median of so many: where one request is made at a time, the device answers
 # now before and now after the processor has become idle, for many requests in turn.
@@ -136,6 +138,8 @@ def fio(target, job, seconds):
         f"--rw={access}", f"--bs={size}", f"--iodepth={depth}", f"--numjobs={jobs}",
         "--norandommap", "--time_based", f"--runtime={int(seconds * 1000)}ms", "--thread",
         "--group_reporting", "--eta=never", "--output-format=json",
+        # From the submission on, which is the driver's work, too.
+        "--lat_percentiles=1", "--clat_percentiles=0",
     ]
     before = completed(target)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -213,7 +217,7 @@ def measure(job, idle_ns=None):
         return time.monotonic_ns(), idle_ns() if idle_ns else 0, completed(target)
 
     window = WINDOW_BUSY if idle_ns else WINDOW
-    with fio(target, job, SETTLE + window * 1.5) as process:
+    with fio(target, job, SETTLE + window * 1.25) as process:
         time.sleep(SETTLE)
         snapshots = [snapshot()]
         for _ in range(SLICES):
@@ -223,7 +227,7 @@ def measure(job, idle_ns=None):
     result = json.loads(output[output.index("{"):])["jobs"][0]
     if result["error"]:
         sys.exit(f"fio reports error {result['error']}")
-    latency = result["read" if "read" in job[0] else "write"]["clat_ns"]["percentile"]
+    latency = result["read" if "read" in job[0] else "write"]["lat_ns"]["percentile"]
     slices = [[b - a for a, b in zip(*two)] for two in itertools.pairwise(snapshots)]
     measured = {
         "iops": statistics.median(ios * 1e9 / duration for duration, _, ios in slices),
@@ -254,17 +258,22 @@ def compare(options, jobs, put_in_place, measured):
         yield name, against_theirs(options, BLOCK, put_in_place, lambda: measured(job))
 
 
-def data_path(options):
+def data_path(options, jobs=MANY):
     """Our driver of disks against the kernel's, where the clock counts instructions."""
-    for name, found in compare(options, JOBS, ours, Soaker().measure):
+    for name, found in compare(options, jobs, ours, Soaker().measure):
         figure_throughput(f"blk.{name}", found)
         figure(f"blk.{name}.cpu_per_io_ratio", ratios(found, "busy"))
 
 
+def latency(options):
+    """The same with one request at a time."""
+    data_path(options, SINGLE)
+
+
 def smp(options):
     """The same with two processors, by the clock."""
-    for name, found in compare(options, JOBS, ours, measure):
-        figure_throughput(f"blk.{name}.smp", found)
+    for name, found in compare(options, SINGLE + MANY, ours, measure):
+        figure_throughput(f"smp.blk.{name}", found)
 
 
 def figure_throughput(name, found):
@@ -446,6 +455,7 @@ def timeline(_options):
 
 GROUPS = {
     "data-path": data_path,
+    "latency": latency,
     "smp": smp,
     "suspend": suspend,
     "extension-path": extension_path,

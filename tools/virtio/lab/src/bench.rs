@@ -44,10 +44,12 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// The block driver against the kernel's own: throughput, latency, and the processor's time, in
-    /// a guest with one processor whose clock counts instructions.
+    /// The block driver against the kernel's own with many requests at a time: throughput, latency,
+    /// and the processor's time, in a guest with one processor whose clock counts instructions.
     DataPath,
-    /// The same by the clock, with two processors.
+    /// The same with one request at a time, of a disk that answers at once.
+    Latency,
+    /// Both by the clock, with two processors, which tells little: only if it is asked for.
     Smp,
     /// A suspend of our drivers against unbinding them.
     Suspend,
@@ -62,12 +64,20 @@ enum Group {
 impl Group {
     /// Whether the script can measure it on the kernel's own driver twice.
     fn has_control(self) -> bool {
-        matches!(self, Self::DataPath | Self::Smp | Self::ExtensionPath)
+        matches!(
+            self,
+            Self::DataPath | Self::Latency | Self::Smp | Self::ExtensionPath
+        )
+    }
+
+    fn is_default(self) -> bool {
+        self != Self::Smp
     }
 
     fn clock(self) -> Clock {
         match self {
             Self::DataPath | Self::ExtensionPath => Clock::Instructions,
+            Self::Latency => Clock::SlowInstructions,
             Self::Smp | Self::Suspend | Self::Extension | Self::Timeline => Clock::Host,
         }
     }
@@ -121,13 +131,16 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config, args: &Args) -> Result
     let groups: Vec<Group> = Group::value_variants()
         .iter()
         .copied()
-        .filter(|group| args.only.is_empty() || args.only.contains(group))
+        .filter(|group| match args.only.is_empty() {
+            true => group.is_default(),
+            false => args.only.contains(group),
+        })
         .filter(|group| !args.control || group.has_control())
         .collect();
     ensure!(!groups.is_empty(), "no such group has a control");
     let mut figures = Figures::new();
     let mut timeline = None;
-    for clock in [Clock::Instructions, Clock::Host] {
+    for clock in [Clock::Instructions, Clock::SlowInstructions, Clock::Host] {
         let groups: Vec<Group> = groups
             .iter()
             .copied()
@@ -138,7 +151,10 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config, args: &Args) -> Result
         }
         let config = Config {
             deadline: DEADLINE,
-            devices: device::of_selftests(),
+            devices: match clock {
+                Clock::SlowInstructions => vec![device::immediate_disk()],
+                Clock::Instructions | Clock::Host => device::of_selftests(),
+            },
             clock,
             ..config.clone()
         };

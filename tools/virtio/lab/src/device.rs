@@ -47,6 +47,11 @@ pub fn disk() -> Spec {
     Spec::new("--type blk --size 64M --queues 2 --queue-size 128")
 }
 
+/// A disk that answers before the notification is over.
+pub fn immediate_disk() -> Spec {
+    Spec::new("--type blk --size 64M --queue-size 128 --threads 0")
+}
+
 /// The pair, and a disk.
 pub fn of_demo() -> Vec<Spec> {
     let mut specs = default_pair();

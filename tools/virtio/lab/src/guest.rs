@@ -11,6 +11,7 @@ use crate::process::{tail, Daemon};
 use crate::tree::Tree;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde_json::json;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -57,6 +58,27 @@ pub enum Clock {
     /// one, is idle: what a program costs does not depend on what else the machine does. The
     /// processor has one of the host's for itself, if there are several.
     Instructions,
+    /// The same for a processor that is slow next to the devices, and waits at each write to a
+    /// register of theirs until it has taken effect: what they do at once is done before the
+    /// processor has gone on far.
+    SlowInstructions,
+}
+
+impl Clock {
+    fn counts_instructions(self) -> bool {
+        matches!(self, Self::Instructions | Self::SlowInstructions)
+    }
+
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Host => &["-smp", "2"],
+            Self::Instructions => &["-smp", "1", "-icount", "shift=0,sleep=on"],
+            // Blocks that are translated are looked for one by one: nothing is logged by that.
+            Self::SlowInstructions => {
+                &["-smp", "1", "-icount", "shift=0,sleep=on", "-d", "nochain"]
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,9 +239,9 @@ fn boot(
     run: &Path,
     on_line: &mut impl FnMut(&str, &mut Devices) -> Result<()>,
 ) -> Result<Outcome> {
-    let apart = match config.clock {
-        Clock::Host => None,
-        Clock::Instructions => Apart::begin()?,
+    let apart = match config.clock.counts_instructions() {
+        true => Apart::begin()?,
+        false => None,
     };
     let root = share("root", Path::new("/"), &["--readonly"], run)?;
     let shared = share("tree", tree.root(), &[], run)?;
@@ -230,10 +252,12 @@ fn boot(
         qemu.args(share.qemu_args());
     }
     for socket in devices.sockets() {
-        let socket = socket.display();
-        qemu.arg("-device").arg(format!(
-            r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{socket}"}}}}"#
-        ));
+        let device = json!({
+            "driver": "vfio-user-pci",
+            "socket": {"type": "unix", "path": socket},
+            "x-no-posted-writes": config.clock == Clock::SlowInstructions,
+        });
+        qemu.arg("-device").arg(device.to_string());
     }
     qemu.args(&config.qemu);
     let log = run.join("qemu.log");
@@ -380,10 +404,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     if let Some(initramfs) = &config.initramfs {
         qemu.arg("-initrd").arg(initramfs);
     }
-    match config.clock {
-        Clock::Host => qemu.args(["-smp", "2"]),
-        Clock::Instructions => qemu.args(["-smp", "1", "-icount", "shift=0,sleep=on"]),
-    };
+    qemu.args(config.clock.args());
     qemu
 }
 
