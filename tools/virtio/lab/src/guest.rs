@@ -64,23 +64,6 @@ pub enum Clock {
     SlowInstructions,
 }
 
-impl Clock {
-    fn counts_instructions(self) -> bool {
-        matches!(self, Self::Instructions | Self::SlowInstructions)
-    }
-
-    fn args(self) -> &'static [&'static str] {
-        match self {
-            Self::Host => &["-smp", "2"],
-            Self::Instructions => &["-smp", "1", "-icount", "shift=0,sleep=on"],
-            // Blocks that are translated are looked for one by one: nothing is logged by that.
-            Self::SlowInstructions => {
-                &["-smp", "1", "-icount", "shift=0,sleep=on", "-d", "nochain"]
-            }
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
     /// The caller gets each line.
@@ -239,9 +222,9 @@ fn boot(
     run: &Path,
     on_line: &mut impl FnMut(&str, &mut Devices) -> Result<()>,
 ) -> Result<Outcome> {
-    let apart = match config.clock.counts_instructions() {
-        true => Apart::begin()?,
-        false => None,
+    let apart = match config.clock {
+        Clock::Host => None,
+        Clock::Instructions | Clock::SlowInstructions => Apart::begin()?,
     };
     let root = share("root", Path::new("/"), &["--readonly"], run)?;
     let shared = share("tree", tree.root(), &[], run)?;
@@ -404,7 +387,16 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     if let Some(initramfs) = &config.initramfs {
         qemu.arg("-initrd").arg(initramfs);
     }
-    qemu.args(config.clock.args());
+    match config.clock {
+        Clock::Host => qemu.args(["-smp", "2"]),
+        Clock::Instructions | Clock::SlowInstructions => {
+            qemu.args(["-smp", "1", "-icount", "shift=0,sleep=on"])
+        }
+    };
+    if config.clock == Clock::SlowInstructions {
+        // Each block of translated code is looked for when it is its turn; nothing is logged.
+        qemu.args(["-d", "nochain"]);
+    }
     qemu
 }
 
