@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The life of a device that is bound to a driver: what the bus calls, and the order in which a
+//! device is put into operation and taken out of it.
+
+use core::{
+    cell::UnsafeCell,
+    mem::MaybeUninit, //
+};
+
+use kernel::{
+    device::{
+        Bound,
+        BoundInternal,
+        CoreInternal, //
+    },
+    error::from_result,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Release, //
+        },
+        rcu,
+        Arc,
+        Mutex, //
+    },
+    types::ScopeGuard, //
+};
+
+use super::{
+    Adapter,
+    Driver, //
+};
+use crate::{
+    bindings,
+    queue::RawQueue,
+    suspend::{
+        self,
+        Later,
+        Support as _, //
+    },
+    sync::lock_class,
+    Device,
+    Feature, //
+};
+
+/// What the rest of the crate calls of a driver whose type it doesn't know.
+pub(crate) struct Ops {
+    pub(crate) callback: unsafe extern "C" fn(*mut bindings::virtqueue),
+    pub(crate) used: fn(&Device<Bound>, usize),
+    pub(crate) gate: fn(&Device<Bound>) -> Result,
+    pub(crate) ungate: fn(&Device<Bound>),
+    /// Takes the device out of operation and resets it. The device lock must be held.
+    pub(crate) stop: fn(&Device<Bound>),
+    /// Puts the device back into operation, after a reset and with FEATURES_OK set. The device lock
+    /// must be held.
+    pub(crate) restart: fn(&Device<Bound>) -> Result,
+    /// Tells the driver that the device is out of operation for good.
+    pub(crate) give_up: fn(&Device<Bound>),
+}
+
+/// The part of a device's private data that doesn't depend on the driver.
+#[pin_data]
+pub(crate) struct Common {
+    pub(crate) ops: Ops,
+    /// The virtqueues, once the driver's probe has set them up.
+    #[pin]
+    pub(crate) queues: Mutex<KVec<Arc<dyn RawQueue>>>,
+    /// Whether their interrupts are spread over the processors.
+    pub(crate) spread_queues: Atomic<bool>,
+    #[pin]
+    pub(crate) controller: suspend::Controller,
+    /// Whether configuration changes are held back.
+    pub(crate) config_held: Atomic<bool>,
+    /// Tells the driver of a change of the configuration.
+    #[pin]
+    config_work: Later,
+    /// Whether callbacks reach the driver: its data is there, and the device works for it.
+    live: Atomic<bool>,
+    /// Whether the driver's data is there: from the end of its probe until it is torn down.
+    populated: Atomic<bool>,
+}
+
+impl Common {
+    /// Returns whether the driver's probe is over, and has not been undone.
+    pub(crate) fn is_populated(&self) -> bool {
+        self.populated.load(Acquire)
+    }
+
+    /// Returns whether the device has put something into a virtqueue that can't be.
+    pub(crate) fn has_broken_queue(&self) -> bool {
+        let mut broken = false;
+        self.for_each_queue(|_, queue| broken |= queue.is_broken());
+        broken
+    }
+
+    /// Cancels all work for the device, and waits for what runs. May sleep.
+    fn cancel(&self) {
+        self.controller.cancel();
+        self.config_work.cancel();
+    }
+}
+
+// References to it are handed out in any thread.
+const _: () = {
+    const fn assert_sync<T: Sync>() {}
+    assert_sync::<Common>();
+};
+
+/// The device private data: what the bus abstraction needs, then the driver's own.
+#[doc(hidden)]
+#[pin_data]
+#[repr(C)]
+pub struct PrivateData<'bound, T: Driver> {
+    // The first field, see `common_of`.
+    #[pin]
+    common: Common,
+    /// Initialised while `common.populated` is set.
+    #[pin]
+    data: UnsafeCell<MaybeUninit<T::Data<'bound>>>,
+}
+
+/// Returns what the bus abstraction keeps for a device.
+///
+/// # Safety
+///
+/// The device must be bound to a driver that was registered through [`Adapter`], and the driver
+/// data must have been set.
+pub(crate) unsafe fn common_of(dev: &Device<Bound>) -> &Common {
+    // SAFETY: By the safety requirements the drvdata is the `PrivateData` that `probe_callback`
+    // set, and stays so while the device is bound. `PrivateData` is `repr(C)` and begins with the
+    // `Common`, whatever the driver's type.
+    unsafe { &*bindings::dev_get_drvdata(dev.as_raw_device()).cast::<Common>() }
+}
+
+impl<T: Driver + 'static> Adapter<T> {
+    /// # Safety
+    ///
+    /// `vdev` must point to a device that is valid for `'a`, and the reference must stay within
+    /// the bus callback that got it.
+    unsafe fn core<'a>(vdev: *mut bindings::virtio_device) -> &'a Device<CoreInternal<'a>> {
+        // SAFETY: By the safety requirements; `Device` is transparent.
+        // INVARIANT: The device is bound, or about to be, to the driver with this callback.
+        unsafe { &*vdev.cast() }
+    }
+
+    /// # Safety
+    ///
+    /// The drvdata of `dev` must have been set by `probe_callback` of this very adapter.
+    unsafe fn private<'a>(dev: &'a Device<Bound>) -> &'a PrivateData<'a, T> {
+        // SAFETY: By the safety requirements the drvdata is a `Pin<KBox<PrivateData<T>>>` as a
+        // foreign pointer, that is, a pointer to the `PrivateData`, which stays while the device
+        // is bound.
+        unsafe { &*bindings::dev_get_drvdata(dev.as_raw_device()).cast() }
+    }
+
+    /// Calls into the driver, if its data is there.
+    ///
+    /// # Safety
+    ///
+    /// As for `private`, and either the data must be known to be initialised, or the caller is a
+    /// callback that `tear_down` waits for after it has cleared `live`.
+    unsafe fn with_data<R>(
+        dev: &Device<Bound>,
+        f: impl for<'a> FnOnce(Pin<&'a T::Data<'a>>) -> R,
+    ) -> R {
+        // SAFETY: By the safety requirements.
+        let private = unsafe { Self::private(dev) };
+        // SAFETY: By the safety requirements the data is initialised, and not about to be dropped:
+        // all references to it are shared. It is pinned together with the private data.
+        f(unsafe { Pin::new_unchecked((*private.data.get()).assume_init_ref()) })
+    }
+
+    /// Whether the driver knows a feature bit 42 of its device type.
+    const HAS_42: bool = {
+        let mut found = false;
+        let mut i = 0;
+        while i < T::FEATURES.len() {
+            found |= T::FEATURES[i].bit() == Feature::SUSPEND_DRAFT.bit();
+            i += 1;
+        }
+        found
+    };
+
+    const OPS: Ops = Ops {
+        callback: Self::used_callback,
+        used: Self::used,
+        gate: Self::gate,
+        ungate: Self::ungate,
+        stop: Self::stop_locked,
+        restart: Self::restart_locked,
+        give_up: Self::give_up,
+    };
+
+    /// Has the controller look at a device, see [`suspend::Controller::look`].
+    fn look(dev: &Device<Bound>) {
+        // SAFETY: Called by the controller in the `Common` of a device that this adapter has
+        // probed, before `tear_down` is over.
+        let common = unsafe { common_of(dev) };
+        common.controller.look(common, dev);
+    }
+
+    fn used(dev: &Device<Bound>, index: usize) {
+        // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
+        // probed, and only while that is live or its controller gated.
+        unsafe { Self::with_data(dev, |data| T::used(dev, data, index)) };
+    }
+
+    fn gate(dev: &Device<Bound>) -> Result {
+        // SAFETY: As in `used`.
+        unsafe { Self::with_data(dev, |data| T::Suspend::gate(dev, data)) }
+    }
+
+    fn ungate(dev: &Device<Bound>) {
+        // SAFETY: As in `used`.
+        unsafe { Self::with_data(dev, |data| T::Suspend::ungate(dev, data)) };
+    }
+
+    fn give_up(dev: &Device<Bound>) {
+        // SAFETY: As in `used`; the device lock is held, so that the data stays.
+        unsafe { Self::with_data(dev, |data| T::give_up(dev, data)) };
+    }
+
+    /// The device has changed its configuration.
+    fn config_work(dev: &Device<Bound>) {
+        if dev.common().live.load(Acquire) {
+            // SAFETY: The data is initialised, since the device is live. It is not dropped before
+            // the work has been cancelled, after `live` is cleared.
+            unsafe { Self::with_data(dev, |data| T::config_changed(dev, data)) };
+        }
+    }
+
+    fn stop_locked(dev: &Device<Bound>) {
+        // SAFETY: The device is bound, and the caller holds its lock.
+        Self::stop(unsafe { Self::core(dev.as_raw()) });
+    }
+
+    fn restart_locked(dev: &Device<Bound>) -> Result {
+        // SAFETY: The device is bound, and the caller holds its lock.
+        Self::restart(unsafe { Self::core(dev.as_raw()) })
+    }
+
+    pub(super) extern "C" fn validate_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with the valid device that it is about to probe.
+        let dev = unsafe { &*vdev.cast::<Device>() };
+
+        if T::Suspend::SUPPORTED {
+            suspend::negotiate(dev, Self::HAS_42);
+        }
+        0
+    }
+
+    pub(super) extern "C" fn probe_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with the valid device that it probes.
+        let dev = unsafe { Self::core(vdev) };
+
+        from_result(|| {
+            let revision = if T::Suspend::SUPPORTED {
+                suspend::revision(dev, Self::HAS_42)
+            } else {
+                None
+            };
+            let class = lock_class!(c"virtio::Common::queues");
+            dev.as_ref().set_drvdata(try_pin_init!(PrivateData::<T> {
+                common <- try_pin_init!(Common {
+                    ops: Self::OPS,
+                    queues <- Mutex::new(KVec::new(), class.0, class.1),
+                    spread_queues: Atomic::new(false),
+                    controller <- suspend::Controller::new(revision, Self::look),
+                    config_work <- Later::new(Self::config_work),
+                    config_held: Atomic::new(false),
+                    live: Atomic::new(false),
+                    populated: Atomic::new(false),
+                }),
+                data: MaybeUninit::<T::Data<'_>>::uninit().into(),
+            }))?;
+            // SAFETY: The drvdata has been set right above.
+            let private = unsafe { Self::private(dev) };
+
+            // The virtio core neither resets a device nor deletes its queues when a probe fails.
+            let tear_down = ScopeGuard::new(|| Self::tear_down(dev));
+
+            let init = T::probe(dev);
+            // SAFETY: The slot is valid for writing, pinned together with the private data, and
+            // nobody else accesses it: `populated` and `live` are false.
+            unsafe { pin_init::raw_try_init((*private.data.get()).as_mut_ptr(), init)? };
+            private.common.populated.store(true, Release);
+
+            Self::go_live(dev)?;
+            let queues = private.common.queues.lock().len();
+            private.common.controller.publish(dev, queues)?;
+            tear_down.dismiss();
+            Ok(0)
+        })
+    }
+
+    /// Lets callbacks through to the driver, sets DRIVER_OK, opens the queues, starts the driver.
+    fn go_live(dev: &Device<CoreInternal<'_>>) -> Result {
+        let common = dev.common();
+        // Before a callback can come: the driver's data is complete.
+        common.live.store(true, Release);
+
+        // SAFETY: The device is valid. Its queues have been set up, and DRIVER_OK is not set: it
+        // has just gone through the feature negotiation.
+        unsafe { bindings::virtio_device_ready(dev.as_raw()) };
+        common.for_each_queue(|_, queue| queue.set_open(true));
+
+        // SAFETY: The data is initialised, and dropped by `tear_down` only, which needs the device
+        // lock, too.
+        unsafe { Self::with_data(dev, |data| T::start(dev, data)) }
+    }
+
+    /// Puts a device into operation that has been reset, and leaves it stopped if that fails.
+    fn restart(dev: &Device<CoreInternal<'_>>) -> Result {
+        dev.common()
+            .find_queues(dev)
+            .and_then(|()| Self::go_live(dev))
+            .inspect_err(|_| Self::stop(dev))
+    }
+
+    /// Takes the device out of operation, in the only order that is sound, and leaves it reset.
+    ///
+    /// May sleep; the device lock is held.
+    fn stop(dev: &Device<CoreInternal<'_>>) {
+        // SAFETY: All callers come after `set_drvdata`.
+        let private = unsafe { Self::private(dev) };
+
+        // 1. Wake whoever waits for the device, and keep others from it.
+        //
+        if private.common.is_populated() {
+            // SAFETY: The data is initialised, and not dropped before this function returns.
+            unsafe { Self::with_data(dev, |data| T::stop(dev, data)) };
+        }
+        private.common.controller.stop();
+        private.common.release_config_changes(dev);
+        private
+            .common
+            .for_each_queue(|_, queue| queue.set_open(false));
+
+        // 2. Reset. From here on the device neither accesses memory nor sends interrupts. One that
+        //    is gone does neither anyway, and never presents that it has been reset: the transport
+        //    would wait for that for ever.
+        private.common.live.store(false, Release);
+        if !dev.is_gone() {
+            // SAFETY: The device is valid, this is no callback of its virtqueues, and nobody
+            // notifies it: the queues are closed.
+            unsafe { bindings::virtio_reset_device(dev.as_raw()) };
+        }
+
+        // 3. Exclude callbacks: not every transport does that when it resets. One that begins
+        //    after this finds `live` false. The transports that can't wait for an interrupt
+        //    handler wait for a grace period, which is why `used_callback` is a read-side critical
+        //    section.
+        dev.synchronize_callbacks();
+
+        // 4. Take back all buffers, then delete the virtqueues.
+        //
+        // SAFETY: The device has been reset, and no callback runs.
+        unsafe { private.common.delete_queues(dev) };
+    }
+
+    /// Undoes a probe, complete or not. The device lock is held.
+    fn tear_down(dev: &Device<CoreInternal<'_>>) {
+        dev.common().cancel();
+        Self::stop(dev);
+        // A callback may have asked for it again, before callbacks were excluded.
+        dev.common().cancel();
+        if dev.common().is_populated() {
+            Self::give_up(dev);
+        }
+
+        // SAFETY: All callers come after `set_drvdata`.
+        let private = unsafe { Self::private(dev) };
+        // 5. Drop the driver's data.
+        if private.common.populated.xchg(false, Full) {
+            // SAFETY: The data is initialised and from here on never touched again: no callback
+            // can come, the sysfs files are gone or not there yet, and this was the last bus
+            // callback.
+            unsafe { (*private.data.get()).assume_init_drop() };
+        }
+    }
+
+    pub(super) extern "C" fn remove_callback(vdev: *mut bindings::virtio_device) {
+        // SAFETY: The virtio core calls this with the valid device whose probe succeeded.
+        let dev = unsafe { Self::core(vdev) };
+
+        dev.common().controller.watch_unbind(dev);
+        // SAFETY: The probe succeeded, so the data is initialised.
+        unsafe { Self::with_data(dev, |data| T::unbind(dev, data)) };
+        Self::tear_down(dev);
+    }
+
+    pub(super) extern "C" fn shutdown_callback(vdev: *mut bindings::virtio_device) {
+        // SAFETY: The virtio core calls this with a valid device that is bound to this driver, and
+        // with its lock held.
+        let dev = unsafe { Self::core(vdev) };
+
+        // The virtqueues are broken below, of which a callback that is running may take note.
+        dev.common().controller.shut_down();
+        dev.common().cancel();
+        if dev.is_gone() {
+            // As in `stop`: it is gone, and its reset would never end.
+            dev.break_queues();
+            dev.synchronize_callbacks();
+        } else {
+            // SAFETY: The device is valid, and the context may sleep.
+            unsafe { bindings::virtio_device_shutdown(vdev) };
+        }
+        // As in `tear_down`.
+        dev.common().cancel();
+    }
+
+    extern "C" fn used_callback(vq: *mut bindings::virtqueue) {
+        // SAFETY: The transport calls this with a valid virtqueue, of a valid device.
+        let (vdev, index) = unsafe { ((*vq).vdev, (*vq).index) };
+        // SAFETY: As above. The device is bound: `stop` waits for this callback.
+        // INVARIANT: The reference stays within the callback.
+        let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
+
+        let _rcu = rcu::read_lock();
+        // SAFETY: As above, and the virtqueue has been set up by a driver's probe.
+        let common = unsafe { common_of(dev) };
+        if common.live.load(Acquire) {
+            // CAST: From 32 bits to at least as many.
+            Self::used(dev, index as usize);
+            // SAFETY: The virtqueue is valid, see above.
+            if unsafe { bindings::virtqueue_is_broken(vq) } {
+                common.controller.look_soon(dev);
+            }
+        }
+    }
+
+    pub(super) extern "C" fn config_changed_callback(vdev: *mut bindings::virtio_device) {
+        // SAFETY: The virtio core calls this with a valid device, not before its probe succeeded
+        // and not after its remove began.
+        // INVARIANT: The reference stays within the callback.
+        let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
+
+        // SAFETY: As above.
+        let common = unsafe { common_of(dev) };
+        if common.live.load(Acquire) {
+            // `remove` begins only when the virtio core has, under its lock, disabled these
+            // callbacks: nothing is scheduled after `cancel`.
+            common.config_work.schedule(dev, 0);
+            // It may be that the device needs a reset.
+            common.controller.look_soon(dev);
+        }
+    }
+
+    pub(super) extern "C" fn freeze_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with a valid device whose probe succeeded.
+        let dev = unsafe { Self::core(vdev) };
+
+        // Of the parent, the transport holds the lock, but not of this device.
+        let _lock = dev.lock();
+        from_result(|| {
+            dev.common().controller.freeze()?;
+            dev.common().cancel();
+            Self::stop(dev);
+            // As in `tear_down`.
+            dev.common().cancel();
+            Ok(0)
+        })
+    }
+
+    pub(super) extern "C" fn restore_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with a valid device whose probe succeeded.
+        let dev = unsafe { Self::core(vdev) };
+
+        let _lock = dev.lock();
+        from_result(|| {
+            let result = Self::restart(dev);
+            dev.common().controller.thaw(dev, result);
+            result.map(|()| 0)
+        })
+    }
+}
