@@ -16,7 +16,8 @@ use virtio::{
             Quiescer,
             Virtqueues, //
         },
-        Failure, //
+        Failure,
+        Patience, //
     },
     DeviceId, //
 };
@@ -36,9 +37,9 @@ impl Quiescer for VirtioBlk {
         &self,
         dev: &Foreign<'_>,
         _queues: &Virtqueues<'_>,
-        timeout_ms: u32,
+        patience: &Patience<'_>,
     ) -> Result<KBox<dyn Gate>, Failure> {
         let room = KBox::new_uninit(GFP_KERNEL).map_err(Error::from)?;
-        Ok(room.write(Disk::of(dev)?.freeze(timeout_ms)?))
+        Ok(room.write(Disk::of(dev)?.freeze(patience)?))
     }
 }

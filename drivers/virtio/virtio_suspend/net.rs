@@ -15,7 +15,8 @@ use virtio::{
             Quiescer,
             Virtqueues, //
         },
-        Failure, //
+        Failure,
+        Patience, //
     },
     DeviceId,
     Feature, //
@@ -39,7 +40,7 @@ impl Quiescer for VirtioNet {
         &self,
         dev: &Foreign<'_>,
         queues: &Virtqueues<'_>,
-        _timeout_ms: u32,
+        _patience: &Patience<'_>,
     ) -> Result<KBox<dyn Gate>, Failure> {
         if dev.has_feature(VIRTIO_NET_F_STANDBY) {
             return Err(Failure::new(EOPNOTSUPP, "the device stands by for another"));

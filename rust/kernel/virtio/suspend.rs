@@ -24,6 +24,8 @@ mod later;
 mod native;
 #[path = "suspend/operations.rs"]
 mod operations;
+#[path = "suspend/patience.rs"]
+mod patience;
 #[path = "suspend/protocol.rs"]
 pub mod protocol;
 #[path = "suspend/quiesce.rs"]
@@ -42,6 +44,7 @@ pub(crate) use self::controller::{
 pub(crate) use self::debugfs::DebugfsRoot;
 pub use self::failure::Failure;
 pub(crate) use self::later::Later;
+pub use self::patience::Patience;
 pub use self::quiesce::{
     Native,
     Quiesce,

@@ -7,13 +7,9 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        Mutex,
-        MutexGuard, //
+        Mutex, //
     },
     time::{
-        delay::fsleep,
-        msecs_to_jiffies,
-        Delta,
         Instant,
         Monotonic, //
     },
@@ -30,29 +26,33 @@ use super::{
     },
     later::Later,
     operations::Operations,
+    patience::{
+        Interruption,
+        Patience, //
+    },
     protocol::{
         self,
-        Action,
         Goal,
         Reason,
         Revision,
-        State,
-        Transition, //
+        State, //
     },
     sysfs,
     trace, //
 };
 use crate::{
-    device::DeviceLock,
     sync::{
         lock_class,
-        Completion,
         NoIo, //
     },
     Device,
-    Feature,
-    Status, //
+    Feature, //
 };
+
+#[path = "controller/drive.rs"]
+mod drive;
+#[path = "controller/recovery.rs"]
+mod recovery;
 
 /// The deadline of a transition unless it is set through sysfs, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u32 = 10_000;
@@ -60,24 +60,8 @@ const DEFAULT_TIMEOUT_MS: u32 = 10_000;
 /// The deadlines that can be set through sysfs, in milliseconds.
 const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 1..=600_000;
 
-/// How long a device that did not suspend in time is watched, in milliseconds: there are devices
-/// that do not listen to the driver's change of mind, and suspend nevertheless.
-const WATCH_MS: u32 = 60_000;
-
-/// The shortest and the longest time between two looks at such a device, in milliseconds.
-const WATCH_STEP_MS: core::ops::RangeInclusive<u32> = 10..=1_000;
-
-/// A device that breaks by itself so shortly after it was recovered is not recovered again.
-const RECOVERY_INTERVAL: Delta = Delta::from_secs(10);
-
 /// How long a device may take to resume when it is unbound, in milliseconds.
 const UNBIND_MS: u32 = 1_000;
-
-/// How often, with a millisecond between, the device lock is tried to be taken.
-const LOCK_TRIES: usize = 1000;
-
-/// Up to this many nanoseconds a wait is so short that it need not be interrupted.
-const SHORT_WAIT_NS: u64 = 1_000_000;
 
 /// Accepts one of the revisions that are in the negotiated features, and takes back the other.
 ///
@@ -175,9 +159,9 @@ pub(crate) struct Controller {
     /// Makes the world hear of changes in the order in which they happen.
     #[pin]
     order: Mutex<()>,
-    /// Done when the device is about to be unbound.
+    /// Ends requests that wait.
     #[pin]
-    unbinding: Completion,
+    interruption: Interruption,
     /// Looks at a device, see [`Controller::look`].
     #[pin]
     watch: Later,
@@ -215,7 +199,7 @@ impl Controller {
                 directory: None,
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
-            unbinding <- Completion::new(),
+            interruption <- Interruption::new(),
             watch <- Later::new(look),
             records: Arc::pin_init(Records::new(), GFP_KERNEL)?,
         })
@@ -265,7 +249,7 @@ impl Controller {
 
     /// The device is about to be unbound: requests that wait for it end.
     pub(crate) fn unbind(&self) {
-        self.unbinding.complete_all();
+        self.interruption.unbinding();
     }
 
     /// Watches a device while it is unbound: the virtio core passes no configuration changes on any
@@ -301,6 +285,7 @@ impl Controller {
     /// again.
     pub(crate) fn shut_down(&self) {
         self.inner.lock().frozen = true;
+        self.interruption.going_down();
     }
 
     /// The system is awake, and the device has been initialised again: it runs, if that succeeded.
@@ -334,17 +319,24 @@ impl Controller {
         let (Some(revision), State::Suspended) = (self.revision, self.stats().state) else {
             return false;
         };
-        // Else waiting for the device would end at once.
-        self.unbinding.reinit();
-        let timeout_ms = self.stats().timeout_ms.min(UNBIND_MS);
-        let result = self.drive(dev, revision, Goal::Resume, timeout_ms);
-        self.unbinding.complete_all();
-        result.is_ok()
+        let patience = Patience::of_unbinder(self.stats().timeout_ms.min(UNBIND_MS));
+        self.drive(dev, revision, Goal::Resume, &patience).is_ok()
     }
 
     /// The device is about to be stopped by somebody else than the controller itself.
     pub(crate) fn cancel(&self) {
         self.watch.cancel();
+    }
+
+    /// Returns how long whoever does something with the device waits for it: `timeout_ms`
+    /// milliseconds at most.
+    pub(super) fn patience(&self, timeout_ms: u32) -> Patience<'_> {
+        Patience::new(timeout_ms, &self.interruption)
+    }
+
+    /// Returns whether the device is about to be unbound.
+    fn is_unbinding(&self) -> bool {
+        self.interruption.reason() == Some(Reason::Unbinding)
     }
 
     /// Returns the revision of the feature, if it has been negotiated.
@@ -400,17 +392,17 @@ impl Controller {
             State::Suspending | State::Resuming => return Err(EBUSY),
             State::Failed => return Err(EIO),
             _ if inner.frozen => return Err(EBUSY),
-            _ if self.unbinding.is_done() => return Err(ENODEV),
+            _ if self.is_unbinding() => return Err(ENODEV),
             _ => inner.stats.state = via,
         }
-        let timeout_ms = inner.stats.timeout_ms;
+        let patience = Patience::new(inner.stats.timeout_ms, &self.interruption);
         drop(inner);
         self.announce(dev, from, via, Ok(()));
         drop(order);
 
         let verdict = match goal {
-            Goal::Suspend => self.suspend(ops, dev, revision, timeout_ms),
-            Goal::Resume => self.resume(ops, dev, revision, timeout_ms),
+            Goal::Suspend => self.suspend(ops, dev, revision, &patience),
+            Goal::Resume => self.resume(ops, dev, revision, &patience),
         };
         let ns = started.elapsed().as_nanos();
 
@@ -457,127 +449,6 @@ impl Controller {
         stats.last_error = Some(failure);
     }
 
-    /// The device has failed: only a reset helps, if anything does (rule D9).
-    ///
-    /// `order` is locked, so that no request begins in between.
-    fn fail(
-        &self,
-        order: MutexGuard<'_, ()>,
-        ops: &dyn Operations,
-        dev: &Device<Bound>,
-        refusal: Refusal,
-        cause: Cause,
-    ) {
-        let failure = refusal.failure;
-        self.record(failure);
-        let from = core::mem::replace(&mut self.inner.lock().stats.state, State::Failed);
-        self.announce(dev, from, State::Failed, Err(failure.error));
-        drop(order);
-
-        dev_err!(dev, "{}; the device is out of operation\n", failure.reason);
-        self.recover(ops, dev, refusal.lost, cause);
-        // Maybe somebody else has put it into operation meanwhile.
-        if core::mem::take(&mut self.inner.lock().look_due) {
-            self.look_soon(dev);
-        }
-    }
-
-    /// Begins to watch a device that did not suspend in time.
-    fn watch(&self, dev: &Device<Bound>) {
-        let step = *WATCH_STEP_MS.start();
-        self.inner.lock().watch = (WATCH_MS, step);
-        self.watch.schedule(dev, msecs_to_jiffies(step));
-    }
-
-    /// The device says that something has changed, or has put something into a virtqueue that can't
-    /// be: it may be that it needs a reset.
-    ///
-    /// Any context.
-    pub(crate) fn look_soon(&self, dev: &Device<Bound>) {
-        if self.revision.is_some() {
-            self.watch.schedule(dev, 0);
-        }
-    }
-
-    /// Looks at a device that should be running. Resumes it if it has suspended itself, which one
-    /// does that did not suspend in time, and recovers it if it needs a reset (rule D9).
-    ///
-    /// A device that has been reset and initialised by somebody else runs, whatever it was before.
-    pub(crate) fn look(&self, ops: &dyn Operations, dev: &Device<Bound>) {
-        let Some(revision) = self.revision else {
-            return;
-        };
-        // As in `request`.
-        let _no_io = NoIo::enter();
-
-        // While `order` is locked no request can begin. One that is under way looks at the device,
-        // too, but maybe not late enough: it is looked at once more when that has ended.
-        let order = self.order.lock();
-        let mut inner = self.inner.lock();
-        let state = inner.stats.state;
-        let frozen = inner.frozen;
-        // Configuration changes are let through again before a resume has ended, but after it has
-        // read the status for the last time.
-        inner.look_due = state != State::Running;
-        drop(inner);
-        // One that is being reset is looked at when it operates again.
-        if matches!(state, State::Suspending | State::Resuming) || frozen || ops.is_being_reset() {
-            return;
-        }
-        let operates = ops.take_foreign_reset();
-        if state != State::Running {
-            if operates {
-                self.inner.lock().stats.state = State::Running;
-                ops.reopen(dev);
-                self.announce(dev, state, State::Running, Ok(()));
-            }
-            return;
-        }
-        let mut condition = protocol::Condition::of(revision, Self::read_status(dev));
-        if condition == protocol::Condition::Running && ops.is_broken(dev) {
-            condition = protocol::Condition::Broken(Reason::NeedsReset);
-        }
-
-        let mut inner = self.inner.lock();
-        // One that breaks again and again is given up: what it is reset for is its own doing.
-        let hopeless = inner
-            .recovered
-            .as_ref()
-            .is_some_and(|recovered| recovered.elapsed() < RECOVERY_INTERVAL);
-        let cause = Cause::Watch { hopeless };
-        match condition {
-            protocol::Condition::Running => {
-                let (left, step) = inner.watch;
-                if left > 0 {
-                    self.watch.schedule(dev, msecs_to_jiffies(step));
-                    let next = (step * 2).min(*WATCH_STEP_MS.end());
-                    inner.watch = (left.saturating_sub(step), next);
-                }
-            }
-            protocol::Condition::Broken(why) => {
-                drop(inner);
-                self.fail(order, ops, dev, Refusal::new(why, false), cause);
-            }
-            protocol::Condition::Suspended | protocol::Condition::Between => {
-                let timeout_ms = inner.stats.timeout_ms;
-                inner.stats.state = State::Resuming;
-                drop(inner);
-                self.announce(dev, State::Running, State::Resuming, Ok(()));
-                drop(order);
-
-                dev_warn!(dev, "suspended after all, too late: resuming it\n");
-                match self.drive(dev, revision, Goal::Resume, timeout_ms) {
-                    Ok(()) => {
-                        // Notifications that were sent meanwhile may have been ignored.
-                        ops.notify(dev);
-                        self.enter(dev, State::Running, Ok(()));
-                    }
-                    Err(refusal) => self.fail(self.order.lock(), ops, dev, refusal, cause),
-                }
-            }
-        }
-    }
-
     /// Changes the state, and announces it.
     fn enter(&self, dev: &Device<Bound>, to: State, result: Result) {
         let _order = self.order.lock();
@@ -593,54 +464,6 @@ impl Controller {
         }
     }
 
-    /// Resets a device that has failed and initialises it again (rule D9), unless that is switched
-    /// off, the device is gone, or it is hopeless. In that case those who wait for the device are
-    /// told.
-    ///
-    /// All buffers that were with the device are dropped: nothing that was in process can be relied
-    /// on.
-    fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>, lost: bool, cause: Cause) {
-        let Some(_lock) = self.lock_device(dev) else {
-            if matches!(cause, Cause::Watch { .. }) && self.unbinding.is_done() {
-                // The driver may wait for the device in its `unbind`. Who unbinds it holds the
-                // lock, and goes no further than that before the watch has been cancelled.
-                ops.give_up(dev);
-            }
-            return;
-        };
-        let hopeless = matches!(cause, Cause::Watch { hopeless: true });
-        let reset = !lost && !hopeless && *crate::module_parameters::recover.value_ref();
-
-        match ops.recover(dev, lost, reset) {
-            Ok(true) => {
-                let mut inner = self.inner.lock();
-                inner.stats.recoveries += 1;
-                inner.recovered = Some(Instant::now());
-                drop(inner);
-                dev_info!(dev, "recovered by a reset\n");
-                self.enter(dev, State::Running, Ok(()));
-            }
-            Ok(false) => {}
-            Err(error) => dev_err!(dev, "can't be recovered: {error:?}\n"),
-        }
-    }
-
-    /// Takes the device lock, unless the device is about to be unbound, or the system to sleep or
-    /// to go down: whoever does that holds the lock, and waits for this request or the watch to
-    /// end.
-    fn lock_device<'a>(&self, dev: &'a Device<Bound>) -> Option<DeviceLock<'a>> {
-        for _ in 0..LOCK_TRIES {
-            if let Some(lock) = dev.try_lock() {
-                return (!self.inner.lock().frozen).then_some(lock);
-            }
-            if self.unbinding.is_done() {
-                break;
-            }
-            fsleep(Delta::from_millis(1));
-        }
-        None
-    }
-
     /// Refuses a request for good.
     fn refuse(&self, error: Error, reason: &'static str) -> Result {
         self.record(Failure { error, reason });
@@ -653,13 +476,13 @@ impl Controller {
         ops: &dyn Operations,
         dev: &Device<Bound>,
         revision: Revision,
-        timeout_ms: u32,
+        patience: &Patience<'_>,
     ) -> Result<(), Refusal> {
         // 1. Gate: the driver, its virtqueues, and configuration changes.
-        ops.gate(dev, timeout_ms).map_err(Refusal::usable)?;
+        ops.gate(dev, patience).map_err(Refusal::usable)?;
 
         // 2. and 3. Set SUSPEND, and re-read the status.
-        self.drive(dev, revision, Goal::Suspend, timeout_ms)
+        self.drive(dev, revision, Goal::Suspend, patience)
             .inspect_err(|refusal| {
                 if refusal.usable {
                     ops.reopen(dev);
@@ -677,102 +500,11 @@ impl Controller {
         ops: &dyn Operations,
         dev: &Device<Bound>,
         revision: Revision,
-        timeout_ms: u32,
+        patience: &Patience<'_>,
     ) -> Result<(), Refusal> {
-        self.drive(dev, revision, Goal::Resume, timeout_ms)?;
+        self.drive(dev, revision, Goal::Resume, patience)?;
         ops.reopen(dev);
         Ok(())
-    }
-
-    fn read_status(dev: &Device<Bound>) -> Status {
-        let status = dev.status();
-        trace::status(dev, false, status);
-        status
-    }
-
-    /// Takes the device to `goal`, as [`Transition`] says.
-    fn drive(
-        &self,
-        dev: &Device<Bound>,
-        revision: Revision,
-        goal: Goal,
-        timeout_ms: u32,
-    ) -> Result<(), Refusal> {
-        let timeout_ns = u64::from(timeout_ms) * 1_000_000;
-        let started = Instant::<Monotonic>::now();
-        // CAST: Time doesn't run backwards.
-        let elapsed_ns = || started.elapsed().as_nanos() as u64;
-
-        let asked = core::mem::replace(&mut self.inner.lock().resume_asked, goal == Goal::Resume);
-        let status = Self::read_status(dev);
-        let (mut transition, mut action) =
-            Transition::begin(revision, goal, status, timeout_ns, asked).map_err(
-                // Nothing has been asked of the device: it is as it was, or was broken already.
-                |why| Refusal::new(why, matches!(why, Reason::NotReady(_))),
-            )?;
-
-        let mut quirk = false;
-        loop {
-            if transition.quirk() && !quirk {
-                quirk = true;
-                self.report_quirk(dev);
-            }
-            action = match action {
-                Action::Write(status) => {
-                    trace::status(dev, true, status);
-                    dev.set_status(status);
-                    transition.observe(Self::read_status(dev), elapsed_ns())
-                }
-                Action::Wait(ns) => match self.wait(ns) {
-                    Ok(()) => transition.observe(Self::read_status(dev), elapsed_ns()),
-                    Err(why) => {
-                        let status = Self::read_status(dev);
-                        let action = transition.abort(status, elapsed_ns(), why);
-                        if let Action::Wait(ns) = action {
-                            // The rollback is under way, and can't be aborted: it is bounded by
-                            // itself. The wait ended at once, so it is made up for here.
-                            fsleep(Delta::from_nanos(ns as i64));
-                            transition.observe(Self::read_status(dev), elapsed_ns())
-                        } else {
-                            action
-                        }
-                    }
-                },
-                Action::Done => {
-                    self.inner.lock().resume_asked = false;
-                    return Ok(());
-                }
-                Action::RolledBack(why) => return Err(Refusal::new(why, true)),
-                Action::Failed(why) => return Err(Refusal::new(why, false)),
-            };
-        }
-    }
-
-    /// A device resumes only when SUSPEND is written as clear: says so the first time, and counts.
-    fn report_quirk(&self, dev: &Device<Bound>) {
-        let mut inner = self.inner.lock();
-        inner.stats.quirks += 1;
-        let first = inner.stats.quirks == 1;
-        drop(inner);
-        if first {
-            dev_warn!(dev, "does not resume unless SUSPEND is written as clear\n");
-        }
-    }
-
-    /// Waits for `ns` nanoseconds, or until there is a reason not to.
-    fn wait(&self, ns: u64) -> Result<(), Reason> {
-        if ns <= SHORT_WAIT_NS {
-            // CAST: It is at most a million.
-            fsleep(Delta::from_nanos(ns as i64));
-            return Ok(());
-        }
-        // CAST: `protocol::BACKOFF_MAX_NS` is some milliseconds.
-        let jiffies = msecs_to_jiffies(ns.div_ceil(1_000_000) as u32);
-        match self.unbinding.wait_killable_timeout(jiffies) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(Reason::Unbinding),
-            Err(_) => Err(Reason::Killed),
-        }
     }
 
     /// Tells the world of a change of state: who polls `state`, who listens to uevents, and the

@@ -57,6 +57,7 @@ use self::{
 use super::{
     failure::Failure,
     operations::Operations,
+    patience::Patience,
     sysfs::Owner, //
 };
 use crate::{
@@ -96,8 +97,8 @@ pub trait Quiescer: Sync {
     /// The type of the devices, VIRTIO 1.4, "Device Types".
     fn device_type(&self) -> u32;
 
-    /// Stops the driver, within about `timeout_ms` milliseconds. May sleep. The driver goes on when
-    /// what is returned is dropped.
+    /// Stops the driver. May sleep, for as long as `patience` lasts: whatever is waited for, it is
+    /// looked in between whether that is so. The driver goes on when what is returned is dropped.
     ///
     /// Until then the driver must do nothing for which it needs a virtqueue. As a safety net,
     /// the virtqueues are closed when this returns, so that what the driver does nevertheless is
@@ -112,7 +113,7 @@ pub trait Quiescer: Sync {
         &self,
         dev: &Foreign<'_>,
         queues: &Virtqueues<'_>,
-        timeout_ms: u32,
+        patience: &Patience<'_>,
     ) -> Result<KBox<dyn Gate>, Failure>;
 }
 

@@ -19,6 +19,15 @@ impl Failure {
         Self { error, reason }
     }
 
+    /// Gives a better reason if this is `error`.
+    pub fn because(self, error: Error, reason: &'static str) -> Self {
+        if self.error == error {
+            Self::new(error, reason)
+        } else {
+            self
+        }
+    }
+
     /// The name of the error, which is part of the ABI: [`Error::name`] has none if the kernel is
     /// built without names.
     pub(super) fn errno_name(&self) -> &'static str {
@@ -42,6 +51,21 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<Reason> for Failure {
+    fn from(why: Reason) -> Self {
+        let error = match why {
+            Reason::Timeout => ETIMEDOUT,
+            Reason::NeedsReset | Reason::Reset | Reason::Inconsistent(_) | Reason::NotReady(_) => {
+                EIO
+            }
+            Reason::Lost | Reason::Unbinding => ENODEV,
+            Reason::Killed => EINTR,
+            Reason::GoingDown => EBUSY,
+        };
+        Self::new(error, why.as_str())
+    }
+}
+
 /// Why a transition failed, and whether the device can still be used, or is gone.
 #[derive(Clone, Copy)]
 pub(super) struct Refusal {
@@ -60,16 +84,8 @@ impl Refusal {
     }
 
     pub(super) fn new(why: Reason, usable: bool) -> Self {
-        let error = match why {
-            Reason::Timeout => ETIMEDOUT,
-            Reason::NeedsReset | Reason::Reset | Reason::Inconsistent(_) | Reason::NotReady(_) => {
-                EIO
-            }
-            Reason::Lost | Reason::Unbinding => ENODEV,
-            Reason::Killed => EINTR,
-        };
         Self {
-            failure: Failure::new(error, why.as_str()),
+            failure: why.into(),
             usable,
             lost: why == Reason::Lost,
         }

@@ -11,7 +11,8 @@ use kernel::{
 use super::{
     controller::Controller,
     failure::Failure,
-    operations::Operations, //
+    operations::Operations,
+    patience::Patience, //
 };
 use crate::{
     driver::Common,
@@ -24,7 +25,7 @@ impl Operations for Common {
         &self.controller
     }
 
-    fn gate(&self, dev: &Device<Bound>, _timeout_ms: u32) -> Result<(), Failure> {
+    fn gate(&self, dev: &Device<Bound>, _patience: &Patience<'_>) -> Result<(), Failure> {
         (self.ops.gate)(dev)?;
         self.for_each_queue(|_, queue| queue.set_open(false));
         dev.hold_config_changes();

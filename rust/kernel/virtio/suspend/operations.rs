@@ -9,7 +9,8 @@ use kernel::{
 
 use super::{
     controller::Controller,
-    failure::Failure, //
+    failure::Failure,
+    patience::Patience, //
 };
 use crate::{
     queue::Record,
@@ -30,13 +31,13 @@ pub(crate) trait Operations {
     }
 
     /// Gates the driver: from here on it makes no buffer available and sends no notification
-    /// (rules D4 and D5), and configuration changes are held back (D12). May sleep, for about
-    /// `timeout_ms` milliseconds at most.
+    /// (rules D4 and D5), and configuration changes are held back (D12). May sleep, for
+    /// as long as `patience` lasts.
     ///
     /// # Errors
     ///
     /// Everything is as it was before.
-    fn gate(&self, dev: &Device<Bound>, timeout_ms: u32) -> Result<(), Failure>;
+    fn gate(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure>;
 
     /// The device is suspended: excludes callbacks, takes back what the device used (D10), and
     /// records the state of the virtqueues. May sleep.

@@ -85,6 +85,8 @@ pub enum Reason {
     Killed,
     /// The driver is about to be unbound.
     Unbinding,
+    /// The system is about to go down.
+    GoingDown,
 }
 
 impl Reason {
@@ -99,6 +101,7 @@ impl Reason {
             Self::Inconsistent(_) => "device dropped a status bit",
             Self::Killed => "the request was killed",
             Self::Unbinding => "the driver is being unbound",
+            Self::GoingDown => "the system is going down",
         }
     }
 }

@@ -17,6 +17,17 @@ import time
 import zlib
 
 from ext_lib import each_driver, unload
+from patience_lib import (
+    GOALS,
+    SHORT_MS,
+    SLACK,
+    TAKE_BACK,
+    can_be_killed,
+    ends_in_time,
+    ends_with_the_driver,
+    refuse_to,
+    relent,
+)
 from suspend_lib import (
     PROMPT,
     Child,
@@ -26,6 +37,7 @@ from suspend_lib import (
     require,
     run,
     wait_for,
+    within,
 )
 
 CYCLES = int(os.environ.get("EXT_BLK_CYCLES", "25"))
@@ -172,6 +184,91 @@ def unfinished(_driver, devices):
     dev.write("timeout_ms", "5000")
     dev.cycle()
     dev.works()
+
+
+def held_read(dev):
+    """A reader of a block that the device has and does not finish while `hold` is set."""
+    dev.mailbox.set(hold=True)
+    reader = Child(read_block, path_of(dev))
+    wait_for(
+        lambda: any(queue["in_process"] for queue in dev.mailbox.stats()["queues"]),
+        "the device has the request",
+    )
+    return reader
+
+
+@case("a suspend that waits for requests ends in time")
+@on_disk
+def unfinished_in_time(_driver, devices):
+    dev = devices[0]
+    reader = held_read(dev)
+    ends_in_time(dev, "suspend")
+    dev.mailbox.set(hold=False)
+    expect(reader.errno(within=10 * PROMPT), "success", "the reader")
+    relent(dev)
+
+
+@case("requests first and then the device take their time: there is one deadline for both")
+@on_disk
+def one_deadline(_driver, devices):
+    dev = devices[0]
+    hold_ms = SHORT_MS * 7 // 10
+    dev.mailbox.set(faults=[f"hold-ms={hold_ms}"], delay_suspend_ms=hold_ms)
+    reader = Child(read_block, path_of(dev))
+    wait_for(
+        lambda: any(queue["in_process"] for queue in dev.mailbox.stats()["queues"]),
+        "the device has the request",
+    )
+    dev.write("timeout_ms", str(SHORT_MS))
+    with within(SHORT_MS / 1000 + TAKE_BACK + SLACK, "a suspend"):
+        expect(dev.refused(), "ETIMEDOUT", "suspend")
+    require("device" in dev.read("last_error"), "it was not the device that was waited for last")
+    expect(reader.errno(within=10 * PROMPT), "success", "the reader")
+    dev.mailbox.set(delay_suspend_ms=0)
+    relent(dev)
+
+
+@case("a suspend that waits for requests ends when the driver is unbound")
+@on_disk
+def unfinished_unbound(_driver, devices):
+    dev = devices[0]
+    reader = held_read(dev)
+    unbinding = ends_with_the_driver(dev, "suspend")
+    # The driver lets go of its disk when the requests have been finished, as on any other day.
+    dev.mailbox.set(hold=False)
+    expect(unbinding.errno(5 * PROMPT), "success", "unbinding")
+    expect(reader.errno(within=5 * PROMPT), "success", "the reader")
+    dev.bind()
+    dev.works()
+    dev.cycle()
+
+
+@case("a {goal} that the device does not follow ends in time", goal=GOALS)
+@on_disk
+def in_time(_driver, devices, goal):
+    refuse_to(devices[0], goal)
+    ends_in_time(devices[0], goal)
+    relent(devices[0])
+
+
+@case("the writer of a {goal} can be killed", goal=GOALS)
+@on_disk
+def killed_writer(_driver, devices, goal):
+    refuse_to(devices[0], goal)
+    can_be_killed(devices[0], goal)
+    relent(devices[0])
+
+
+@case("a {goal} ends when the driver is unbound", goal=GOALS)
+@on_disk
+def unbound(_driver, devices, goal):
+    dev = devices[0]
+    refuse_to(dev, goal)
+    unbinding = ends_with_the_driver(dev, goal)
+    expect(unbinding.errno(5 * PROMPT), "success", "unbinding")
+    dev.mailbox.set(faults=[])
+    dev.bind()
+    dev.cycle()
 
 
 @case("a writer of the request that waits for requests can be killed")

@@ -298,7 +298,7 @@ fn every_state_and_event() {
 
 #[test]
 fn every_state_and_abort() {
-    for why in [Reason::Killed, Reason::Unbinding] {
+    for why in [Reason::Killed, Reason::Unbinding, Reason::GoingDown] {
         for revision in REVISIONS {
             for goal in GOALS {
                 for phase in PHASES {
@@ -426,6 +426,7 @@ fn reasons_are_told_apart() {
         Reason::Inconsistent(Status::RESET),
         Reason::Killed,
         Reason::Unbinding,
+        Reason::GoingDown,
     ];
     for (i, a) in reasons.iter().enumerate() {
         for b in &reasons[i + 1..] {

@@ -34,6 +34,7 @@ use crate::{
         controller::Controller,
         failure::Failure,
         operations::Operations,
+        patience::Patience,
         protocol::Revision,
         sysfs::Files, //
     },
@@ -315,7 +316,7 @@ impl Operations for Binding {
         }
     }
 
-    fn gate(&self, dev: &Device<Bound>, timeout_ms: u32) -> Result<(), Failure> {
+    fn gate(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
         let quiescer = self
             .quiescer
             .ok_or(Failure::new(EOPNOTSUPP, self.obstacle().1))?;
@@ -333,7 +334,7 @@ impl Operations for Binding {
         }
         self.hold_config(dev);
         self.is_gated.store(true, Release);
-        match quiescer.gate(&Foreign(dev), &queues, timeout_ms) {
+        match quiescer.gate(&Foreign(dev), &queues, patience) {
             Ok(gate) => {
                 queues.close();
                 *self.gated.lock() = Some(Gated {
@@ -390,7 +391,7 @@ impl Operations for Binding {
         }
         // A driver that is not gated may wait for the device when it is to stop, for ever.
         if !self.is_gated() {
-            self.gate(dev, RECOVERY_MS)
+            self.gate(dev, &self.controller.patience(RECOVERY_MS))
                 .map_err(|failure| failure.error)?;
         }
 

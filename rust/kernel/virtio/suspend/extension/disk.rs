@@ -4,10 +4,7 @@
 
 use kernel::{
     prelude::*,
-    time::{
-        msecs_to_jiffies,
-        Jiffies, //
-    },
+    time::msecs_to_jiffies, //
 };
 
 use super::{
@@ -20,11 +17,14 @@ use crate::{
         gendisk, //
     },
     device::Child,
-    suspend::failure::Failure, //
+    suspend::{
+        failure::Failure,
+        patience::Patience, //
+    },
 };
 
-/// How often it is looked whether the waiting task has been killed, in milliseconds.
-const SLICE_MS: u32 = 100;
+/// How often it is looked whether the wait for requests is to end, in milliseconds.
+const SLICE_MS: u32 = 20;
 
 /// The disk that the driver of a virtio block device has registered.
 ///
@@ -56,14 +56,13 @@ impl Disk {
         unsafe { (*self.as_raw()).queue }
     }
 
-    /// Freezes the disk's request queue: requests that the driver has are waited for, for about
-    /// `timeout_ms` milliseconds, new ones wait until what is returned is dropped. May sleep.
+    /// Freezes the disk's request queue: requests that the driver has are waited for, as
+    /// long as `patience` lasts, new ones wait until what is returned is dropped. May sleep.
     ///
     /// # Errors
     ///
-    /// [`ETIMEDOUT`] if there are requests left then, [`EINTR`] if the task has been killed. The
-    /// disk works on.
-    pub fn freeze(self, timeout_ms: u32) -> Result<FrozenDisk, Failure> {
+    /// Those of [`Patience::check`], if there are requests left then. The disk works on.
+    pub fn freeze(self, patience: &Patience<'_>) -> Result<FrozenDisk, Failure> {
         let queue = self.queue();
 
         // Another task may let it go on.
@@ -71,7 +70,7 @@ impl Disk {
         // SAFETY: By the type invariants the queue is valid; the pairing call is below, or made by
         // `FrozenDisk`.
         unsafe { bindings::blk_freeze_queue_start_non_owner(queue) };
-        self.wait_frozen(timeout_ms).inspect_err(|_| {
+        self.wait_frozen(patience).inspect_err(|_| {
             // SAFETY: The pairing call is above.
             unsafe { bindings::blk_mq_unfreeze_queue_non_owner(queue) };
         })?;
@@ -85,27 +84,15 @@ impl Disk {
         Ok(FrozenDisk(Some(self)))
     }
 
-    fn wait_frozen(&self, timeout_ms: u32) -> Result<(), Failure> {
-        let mut left = timeout_ms;
-        loop {
-            let slice = left.min(SLICE_MS);
-            let jiffies: Jiffies = msecs_to_jiffies(slice);
-            // SAFETY: By the type invariants the queue is valid.
-            if unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), jiffies) } > 0 {
-                return Ok(());
-            }
-            left -= slice;
-            if left == 0 {
-                return Err(Failure::new(
-                    ETIMEDOUT,
-                    "requests were not finished in time",
-                ));
-            }
-            // SAFETY: Any context.
-            if unsafe { bindings::fatal_signal_pending() } {
-                return Err(Failure::new(EINTR, "the request was killed"));
-            }
+    fn wait_frozen(&self, patience: &Patience<'_>) -> Result<(), Failure> {
+        let slice = msecs_to_jiffies(SLICE_MS);
+        // SAFETY: By the type invariants the queue is valid; the context may sleep.
+        while unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) } <= 0 {
+            patience.check().map_err(|failure| {
+                failure.because(ETIMEDOUT, "requests were not finished in time")
+            })?;
         }
+        Ok(())
     }
 }
 

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking a device to where it is to go: the kernel's side of [`Transition`].
+
+use kernel::{
+    device::Bound,
+    prelude::*,
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+
+use super::{
+    super::{
+        failure::Refusal,
+        patience::Patience,
+        protocol::{
+            Action,
+            Goal,
+            Reason,
+            Revision,
+            Transition, //
+        },
+        trace, //
+    },
+    Controller, //
+};
+use crate::{
+    Device,
+    Status, //
+};
+
+impl Controller {
+    pub(super) fn read_status(dev: &Device<Bound>) -> Status {
+        let status = dev.status();
+        trace::status(dev, false, status);
+        status
+    }
+
+    /// Takes the device to `goal`, as [`Transition`] says, in the time that is left.
+    pub(super) fn drive(
+        &self,
+        dev: &Device<Bound>,
+        revision: Revision,
+        goal: Goal,
+        patience: &Patience<'_>,
+    ) -> Result<(), Refusal> {
+        // CAST: It is not negative.
+        let timeout_ns = patience.left().as_nanos() as u64;
+        let started = Instant::<Monotonic>::now();
+        // CAST: Time doesn't run backwards.
+        let elapsed_ns = || started.elapsed().as_nanos() as u64;
+
+        let asked = core::mem::replace(&mut self.inner.lock().resume_asked, goal == Goal::Resume);
+        let status = Self::read_status(dev);
+        let (mut transition, mut action) =
+            Transition::begin(revision, goal, status, timeout_ns, asked).map_err(
+                // Nothing has been asked of the device: it is as it was, or was broken already.
+                |why| Refusal::new(why, matches!(why, Reason::NotReady(_))),
+            )?;
+
+        let mut quirk = false;
+        loop {
+            if transition.quirk() && !quirk {
+                quirk = true;
+                self.report_quirk(dev);
+            }
+            action = match action {
+                Action::Write(status) => {
+                    trace::status(dev, true, status);
+                    dev.set_status(status);
+                    transition.observe(Self::read_status(dev), elapsed_ns())
+                }
+                // CAST: `protocol::BACKOFF_MAX_NS` is some milliseconds.
+                Action::Wait(ns) => match patience.sleep(ns as i64) {
+                    Ok(()) => transition.observe(Self::read_status(dev), elapsed_ns()),
+                    Err(why) => {
+                        let status = Self::read_status(dev);
+                        let action = transition.abort(status, elapsed_ns(), why);
+                        if let Action::Wait(ns) = action {
+                            // The rollback is under way, and can't be aborted: it is bounded by
+                            // itself. The wait ended at once, so it is made up for here.
+                            fsleep(Delta::from_nanos(ns as i64));
+                            transition.observe(Self::read_status(dev), elapsed_ns())
+                        } else {
+                            action
+                        }
+                    }
+                },
+                Action::Done => {
+                    self.inner.lock().resume_asked = false;
+                    return Ok(());
+                }
+                Action::RolledBack(why) => return Err(Refusal::new(why, true)),
+                Action::Failed(why) => return Err(Refusal::new(why, false)),
+            };
+        }
+    }
+
+    /// A device resumes only when SUSPEND is written as clear: says so the first time, and counts.
+    fn report_quirk(&self, dev: &Device<Bound>) {
+        let mut inner = self.inner.lock();
+        inner.stats.quirks += 1;
+        let first = inner.stats.quirks == 1;
+        drop(inner);
+        if first {
+            dev_warn!(dev, "does not resume unless SUSPEND is written as clear\n");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How long a request waits: for no longer than its deadline and the second in which it is taken
+back, whatever it waits for, and no longer than its writer lives or its driver is bound.
+"""
+
+import signal
+import time
+
+from suspend_lib import (
+    FAR_MS,
+    PROMPT,
+    SLOWNESS,
+    Child,
+    expect,
+    request_in_child,
+    require,
+    within,
+)
+
+# A deadline that is waited for, in milliseconds.
+SHORT_MS = 400 * SLOWNESS
+# In which what was begun is taken back, in seconds, and what a busy machine may add.
+TAKE_BACK, SLACK = 1.0, 0.7 * SLOWNESS
+GOALS = ("suspend", "resume")
+
+
+def refuse_to(dev, goal):
+    """Has the device never do what it is asked to."""
+    if goal == "resume":
+        dev.request("suspend")
+    dev.need_mailbox().set(faults=[f"{goal}-never"])
+
+
+def relent(dev):
+    """The device does what it is asked to again."""
+    dev.mailbox.set(faults=[])
+    if dev.state == "suspended":
+        # One that was asked already may have followed meanwhile.
+        dev.request("resume")
+    expect(dev.state, "running", "state")
+    dev.write("timeout_ms", "5000")
+    dev.request("suspend")
+    dev.request("resume")
+
+
+def before(goal):
+    """The state to which a request that fails leads back."""
+    return {"suspend": "running", "resume": "suspended"}[goal]
+
+
+def ends_in_time(dev, goal):
+    """A request that is not followed ends at its deadline, or within a second of that."""
+    dev.write("timeout_ms", str(SHORT_MS))
+    began = time.monotonic()
+    expect(Child(dev.request, goal).errno(10 * PROMPT), "ETIMEDOUT", goal)
+    took = time.monotonic() - began
+    require(took >= SHORT_MS / 1000, f"it ended after {took:.2f} s, before the deadline")
+    bound = SHORT_MS / 1000 + TAKE_BACK + SLACK
+    require(took < bound, f"it took {took:.2f} s, more than {bound} s")
+    expect(dev.state, before(goal), "state")
+
+
+def can_be_killed(dev, goal):
+    """One whose writer is killed ends at once, or when it has been taken back."""
+    dev.write("timeout_ms", str(2 * FAR_MS))
+    child = request_in_child(dev, goal)
+    with within(TAKE_BACK + SLACK, "the end of a killed writer"):
+        child.kill()
+        expect(child.wait(10 * PROMPT), -signal.SIGKILL, "how the writer ended")
+    expect(dev.state, before(goal), "state")
+    require(dev.read("last_error").startswith("EINTR "), "last_error does not say so")
+
+
+def ends_with_the_driver(dev, goal):
+    """One whose driver is unbound ends with ENODEV; returns the child that unbinds it."""
+    dev.write("timeout_ms", "600000")
+    child = request_in_child(dev, goal)
+    unbinding = Child(dev.unbind)
+    with within(TAKE_BACK + SLACK, "the end of a request whose driver is unbound"):
+        expect(child.errno(10 * PROMPT), "ENODEV", goal)
+    return unbinding
+

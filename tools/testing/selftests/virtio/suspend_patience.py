@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""No request waits for a device for ever: a deadline, a signal that kills, and the unbinding of the
+driver end it, whatever it waits for. That is ext_blk.py for the kernel's own driver.
+"""
+
+from patience_lib import (
+    GOALS,
+    can_be_killed,
+    ends_in_time,
+    ends_with_the_driver,
+    refuse_to,
+    relent,
+)
+from suspend_lib import (
+    PROMPT,
+    Modules,
+    Skip,
+    case,
+    devices,
+    expect,
+    run,
+)
+
+DRIVERS = {"entropy": Modules.DRIVER, "disk": Modules.BLOCK}
+
+
+def one(kind):
+    for dev in devices():
+        if dev.driver == DRIVERS[kind] and dev.mailbox:
+            return dev
+    raise Skip(f"no test device for {DRIVERS[kind]}")
+
+
+@case("{kind}: a {goal} that the device does not follow ends in time", kind=DRIVERS, goal=GOALS)
+def in_time(kind, goal):
+    dev = one(kind)
+    refuse_to(dev, goal)
+    ends_in_time(dev, goal)
+    relent(dev)
+
+
+@case("{kind}: the writer of a {goal} can be killed", kind=DRIVERS, goal=GOALS)
+def killed(kind, goal):
+    dev = one(kind)
+    refuse_to(dev, goal)
+    can_be_killed(dev, goal)
+    relent(dev)
+
+
+@case("{kind}: a {goal} ends when the driver is unbound", kind=DRIVERS, goal=GOALS)
+def unbound(kind, goal):
+    dev = one(kind)
+    refuse_to(dev, goal)
+    unbinding = ends_with_the_driver(dev, goal)
+    expect(unbinding.errno(5 * PROMPT), "success", "unbinding")
+    dev.mailbox.set(faults=[])
+    dev.bind()
+    dev.request("suspend")
+    dev.request("resume")
+
+
+if __name__ == "__main__":
+    run(block=True)
