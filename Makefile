@@ -4,6 +4,7 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 TESTS ?=
+JOBS ?=
 export KERNEL KERNEL_SERIES ACCEL MIRROR
 
 kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR)
@@ -42,7 +43,7 @@ lab-modules:
 
 .PHONY: test
 test:
-	@$(lab) test $(if $(TESTS),--filter '$(TESTS)')
+	@$(lab) test $(if $(TESTS),--filter '$(TESTS)') $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: clean
 clean:
@@ -58,7 +59,8 @@ help:
 	@echo ''
 	@echo '  make demo           boot a guest, suspend a virtio device under I/O, resume it'
 	@echo '  make shell          a guest to play in'
-	@echo '  make test           all tests; TESTS=glob selects: the last line is the result'
+	@echo '  make test           all tests; TESTS=glob selects: the last line is the result;'
+	@echo '                  JOBS=1 runs one at a time'
 	@echo '  make bench          the figures, to out/bench.json'
 	@echo '  make check          formatting, lints, checkpatch, conformance'
 	@echo '  make mutate         break the driver in many ways: each must fail a test'

@@ -182,7 +182,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config, args: &Args) -> Result
             }
             Ok(())
         })?;
-        outcome.report();
+        outcome.report(&config.output);
         if outcome.status() != 0 {
             return Ok(false);
         }

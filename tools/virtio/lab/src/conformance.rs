@@ -10,7 +10,7 @@
 //! * `boot/NAME`: a test that ends its guest;
 //! * `PACKAGE::PATH::NAME`: a test of a package of tools/virtio.
 
-use crate::suite::SELFTESTS;
+use crate::selftests;
 use crate::tree::Tree;
 use crate::{makefile, scenario};
 use anyhow::{Context, Result};
@@ -172,7 +172,7 @@ fn test(tree: &Tree, entry: &str) -> Found {
 }
 
 fn kselftest(tree: &Tree, program: &str, title: &str) -> Found {
-    let dir = tree.join(SELFTESTS);
+    let dir = tree.join(selftests::DIR);
     let listed = makefile::words(&read(&dir.join("Makefile"))?, "TEST_PROGS");
     if !listed.iter().any(|name| name == program) {
         return Err("the Makefile does not list the program".into());

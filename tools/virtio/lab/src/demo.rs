@@ -25,6 +25,6 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config) -> Result<u8> {
     let job = Job::Command(vec![tree.join(SCRIPT).display().to_string()]);
     let outcome = guest::run(tree, kernel, "demo", &config, &job, crate::print)?;
     println!("\nWhat the devices say of the driver:");
-    outcome.report();
+    outcome.report(&config.output);
     Ok(outcome.status())
 }

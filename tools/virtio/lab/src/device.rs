@@ -2,9 +2,10 @@
 
 //! The test devices of a guest, and what they say of the driver.
 
-use crate::process::{announce, run_logged, tail, Daemon};
+use crate::output::Output;
+use crate::process::{run_logged, tail, Daemon};
 use crate::rust;
-use crate::tree::Tree;
+use crate::tree::{RunDir, Tree};
 use anyhow::{ensure, Context, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Arguments of `virtio-test-device`, but for socket and events.
+/// Arguments of `virtio-test-device`, but for socket and events; `%t` stands for the directory of
+/// the guest's sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec(Vec<String>);
 
@@ -32,6 +34,13 @@ impl FromStr for Spec {
 impl Spec {
     fn new(text: &str) -> Self {
         Self(text.split_whitespace().map(str::to_string).collect())
+    }
+}
+
+impl Spec {
+    fn arguments(&self, sockets: &Path) -> impl Iterator<Item = String> + use<'_> {
+        let sockets = sockets.display().to_string();
+        self.0.iter().map(move |word| word.replace("%t", &sockets))
     }
 }
 
@@ -63,7 +72,7 @@ pub fn of_demo() -> Vec<Spec> {
 /// tests use the first.
 pub fn of_selftests() -> Vec<Spec> {
     let other_disk = "--type blk --size 16M --queue-size 64";
-    let end = "--type net --cable /run/cable.sock --queue-pairs 2 --queue-size 256";
+    let end = "--type net --cable %t/cable.sock --queue-pairs 2 --queue-size 256";
     let mut specs = default_pair();
     specs.push(disk());
     specs.extend([end, end, other_disk].map(Spec::new));
@@ -94,17 +103,19 @@ struct Event {
 pub struct Record(Vec<Event>);
 
 /// Builds the device program.
-fn build(tree: &Tree) -> Result<PathBuf> {
+pub fn build(tree: &Tree, output: &Output) -> Result<PathBuf> {
+    // For the log; cargo has locks of its own.
+    let _lock = tree.lock("device")?;
     let mut cargo = rust::cargo(tree);
     cargo.args(["build", "--quiet", "--release", "-p", "virtio-test-device"]);
     let log = tree.out("log")?.join("device.log");
-    announce("building the test device", || run_logged(&mut cargo, &log))?;
+    output.announce("building the test device", || run_logged(&mut cargo, &log))?;
     Ok(tree.join("out/target/release/virtio-test-device"))
 }
 
 impl Devices {
-    pub fn start(tree: &Tree, specs: &[Spec], run: &Path) -> Result<Self> {
-        let program = build(tree)?;
+    pub fn start(tree: &Tree, specs: &[Spec], run: &RunDir, output: &Output) -> Result<Self> {
+        let program = build(tree, output)?;
         specs
             .iter()
             .enumerate()
@@ -142,13 +153,14 @@ impl Devices {
 }
 
 impl Device {
-    fn start(program: &Path, spec: &Spec, run: &Path, index: usize) -> Result<Self> {
-        let socket = PathBuf::from(format!("/run/dev{index}.sock"));
+    fn start(program: &Path, spec: &Spec, run: &RunDir, index: usize) -> Result<Self> {
+        let sockets = run.sockets()?;
+        let socket = sockets.join(format!("dev{index}.sock"));
         let _ = fs::remove_file(&socket);
         let events = run.join(format!("dev{index}.events"));
         let mut command = Command::new(program);
         command
-            .args(&spec.0)
+            .args(spec.arguments(&sockets))
             .args(["--once", "--socket"])
             .arg(&socket)
             .arg("--events")
@@ -236,6 +248,13 @@ mod tests {
         assert_eq!(record.violations(), ["D5: a notification (notify 0)"]);
         assert!(Record::parse("garbage\n").is_err());
         assert!(Record::parse("").unwrap().violations().is_empty());
+    }
+
+    #[test]
+    fn each_guest_has_its_own_sockets() {
+        let spec = Spec::new("--type net --cable %t/cable.sock");
+        let arguments: Vec<_> = spec.arguments(Path::new("/run/lab/test-2")).collect();
+        assert_eq!(arguments[3], "/run/lab/test-2/cable.sock");
     }
 
     #[test]

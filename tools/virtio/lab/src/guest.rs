@@ -7,8 +7,9 @@ use crate::device::{self, Devices, Record, Spec};
 use crate::init::{Job, JOB, STARTED, STATUS};
 use crate::kernel::Kernel;
 use crate::klog::{self, Complaint, Shutdown};
+use crate::output::Output;
 use crate::process::{tail, Daemon};
-use crate::tree::Tree;
+use crate::tree::{RunDir, Tree};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::json;
@@ -80,12 +81,18 @@ pub struct Config {
     pub qemu: Vec<String>,
     /// When the guest is stopped; an interactive one is not.
     pub deadline: Duration,
+    /// After how long without a line it is stopped, too.
+    pub silence: Option<Duration>,
     /// Index of our modules.
     pub modules: Option<PathBuf>,
     /// An initramfs, which need not go on to our init.
     pub initramfs: Option<PathBuf>,
     pub terminal: Terminal,
     pub clock: Clock,
+    /// How many guests share the machine.
+    pub share: usize,
+    /// Where is said what is being done for the guest.
+    pub output: Output,
 }
 
 impl Config {
@@ -99,10 +106,13 @@ impl Config {
             },
             qemu: Vec::new(),
             deadline: Duration::from_secs(120),
+            silence: None,
             modules: None,
             initramfs: None,
             terminal: Terminal::Lines,
             clock: Clock::Host,
+            share: 1,
+            output: Output::Terminal,
         }
     }
 }
@@ -157,27 +167,31 @@ impl Outcome {
     }
 
     /// Says what went wrong, and where to read on.
-    pub fn report(&self) {
+    pub fn report(&self, output: &Output) {
         for (index, record) in self.records.iter().enumerate() {
             let violations = record.violations();
-            println!("device {index}: violations: {}", violations.len());
+            output.line(format_args!(
+                "device {index}: violations: {}",
+                violations.len()
+            ));
             for violation in violations {
-                println!("    {violation}");
+                output.line(format_args!("    {violation}"));
             }
         }
         if !matches!(self.ending, Ending::Status(_)) {
-            println!("{}; the end of the kernel log:", self.ending);
-            println!("{}", tail(&self.console, LOG_TAIL));
+            output.line(format_args!("{}; the end of the kernel log:", self.ending));
+            output.line(tail(&self.console, LOG_TAIL));
         }
         if !self.complaints.is_empty() {
-            println!("the kernel complained:");
+            output.line("the kernel complained:");
             for complaint in &self.complaints {
-                println!("    {}:{}", self.console.display(), complaint.line);
-                println!("    {}", complaint.text);
+                let path = self.console.display();
+                output.line(format_args!("    {path}:{}", complaint.line));
+                output.line(format_args!("    {}", complaint.text));
             }
         }
         if self.status() != 0 {
-            println!("kernel log: {}", self.console.display());
+            output.line(format_args!("kernel log: {}", self.console.display()));
         }
     }
 }
@@ -205,10 +219,10 @@ pub fn run(
             return Ok(outcome);
         }
         let kept = run.join(format!("console-{number}"));
-        println!(
+        config.output.line(format_args!(
             "the guest did not boot, and is started again; its log: {}",
             kept.display()
-        );
+        ));
         fs::rename(&outcome.console, &kept).context("can't keep the kernel log")?;
     }
     unreachable!("the last boot returns")
@@ -219,7 +233,7 @@ fn boot(
     tree: &Tree,
     kernel: &Kernel,
     config: &Config,
-    run: &Path,
+    run: &RunDir,
     on_line: &mut impl FnMut(&str, &mut Devices) -> Result<()>,
 ) -> Result<Outcome> {
     let apart = match config.clock {
@@ -228,7 +242,7 @@ fn boot(
     };
     let root = share("root", Path::new("/"), &["--readonly"], run)?;
     let shared = share("tree", tree.root(), &[], run)?;
-    let mut devices = Devices::start(tree, &config.devices, run)?;
+    let mut devices = Devices::start(tree, &config.devices, run, &config.output)?;
     let console = run.join("console");
     let mut qemu = qemu(tree, kernel, config, run, &console);
     for share in [&root, &shared] {
@@ -245,6 +259,7 @@ fn boot(
     qemu.args(&config.qemu);
     let log = run.join("qemu.log");
     qemu.stderr(fs::File::create(&log).context("can't write the log of QEMU")?);
+    let start = Instant::now();
     let in_time = match config.terminal {
         Terminal::Lines => {
             let mut child = spawn(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
@@ -253,8 +268,9 @@ fn boot(
             }
             let limits = Limits {
                 started: run.join(STARTED),
-                boot: BOOT * kernel.flavour.slowness(),
+                boot: BOOT * kernel.flavour.slowness() * u32::try_from(config.share)?,
                 all: config.deadline,
+                silence: config.silence,
             };
             stream(&mut child, &limits, |line| on_line(line, &mut devices))?
         }
@@ -269,7 +285,7 @@ fn boot(
     let status = fs::read_to_string(run.join(STATUS)).ok();
     let ending = match status.and_then(|s| s.trim().parse().ok()) {
         Some(status) => Ending::Status(status),
-        None if !in_time => Ending::Deadline(config.deadline),
+        None if !in_time => Ending::Deadline(start.elapsed()),
         None => match klog::shutdown(&text) {
             Some(shutdown) => Ending::Shutdown(shutdown),
             None => Ending::Died,
@@ -297,6 +313,8 @@ struct Limits {
     /// Until then.
     boot: Duration,
     all: Duration,
+    /// For a line.
+    silence: Option<Duration>,
 }
 
 /// Hands on what the guest prints, until it ends or its time is over.
@@ -322,9 +340,11 @@ fn stream(
         }
     });
     let start = Instant::now();
+    let mut last_line = start;
     loop {
         match lines.recv_timeout(Duration::from_secs(1)) {
             Ok(line) => {
+                last_line = Instant::now();
                 if let Err(error) = on_line(&line) {
                     let _ = qemu.kill();
                     let _ = qemu.wait();
@@ -341,7 +361,8 @@ fn stream(
             true => limits.all,
             false => limits.boot.min(limits.all),
         };
-        if start.elapsed() > limit {
+        let silent = limits.silence.is_some_and(|s| last_line.elapsed() > s);
+        if start.elapsed() > limit || silent {
             let _ = qemu.kill();
             qemu.wait().context("can't wait for QEMU")?;
             return Ok(false);
@@ -357,7 +378,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
         "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
          devtmpfs.mount=0 \
          rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={} --python-path={} \
-         --slowness={}",
+         --slowness={} --share={}",
         tree.join("out/target/release/lab").display(),
         tree.root().display(),
         run.display(),
@@ -366,6 +387,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
             .join("tools/testing/selftests/kselftest")
             .display(),
         kernel.flavour.slowness(),
+        config.share,
     );
     if let Some(index) = &config.modules {
         append += &format!(" --modules={}", index.display());
@@ -407,8 +429,8 @@ struct Share {
     _daemon: Daemon,
 }
 
-fn share(tag: &'static str, dir: &Path, options: &[&str], run: &Path) -> Result<Share> {
-    let socket = PathBuf::from(format!("/run/{tag}.sock"));
+fn share(tag: &'static str, dir: &Path, options: &[&str], run: &RunDir) -> Result<Share> {
+    let socket = run.sockets()?.join(format!("{tag}.sock"));
     let _ = fs::remove_file(&socket);
     let mut command = Command::new("/usr/libexec/virtiofsd");
     command

@@ -14,7 +14,7 @@ use rustix::system::RebootCommand;
 use serde::{Deserialize, Serialize};
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -58,6 +58,10 @@ pub struct Args {
     /// How much slower than usual the kernel is.
     #[arg(long)]
     slowness: u32,
+
+    /// How many guests share the machine.
+    #[arg(long)]
+    share: usize,
 }
 
 /// What the guest does.
@@ -66,12 +70,16 @@ pub enum Job {
     /// Runs a command.
     Command(Vec<String>),
     /// Runs kselftests one after the other and reports on them in KTAP.
-    Selftests(Vec<Selftest>),
+    Selftests {
+        tests: Vec<Selftest>,
+        /// Where a directory of a test's name says that some guest has taken it.
+        claims: PathBuf,
+    },
     /// Starts a shell on the terminal.
     Shell { rows: u16, columns: u16 },
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Selftest {
     pub program: PathBuf,
     pub timeout_s: u64,
@@ -165,7 +173,8 @@ fn job_command(args: &Args, program: &str) -> Command {
     let mut command = command(program);
     command
         .env("PYTHONPATH", &args.python_path)
-        .env("SUSPEND_SLOWNESS", args.slowness.to_string());
+        .env("SUSPEND_SLOWNESS", args.slowness.to_string())
+        .env("SUSPEND_SHARE", args.share.to_string());
     command
 }
 
@@ -187,7 +196,7 @@ fn run(args: &Args) -> Result<i32> {
             let status = child.wait().context("can't wait")?;
             Ok(status_of(status))
         }
-        Job::Selftests(tests) => selftests(args, &tests, &mut terminal),
+        Job::Selftests { tests, claims } => selftests(args, &tests, &claims, &mut terminal),
         Job::Shell { rows, columns } => {
             let script = format!("stty rows {rows} cols {columns}; exec bash -i");
             let mut shell = job_command(args, "setsid");
@@ -217,16 +226,20 @@ fn status_of(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// What tools/testing/selftests/kselftest/runner.sh does.
-fn selftests(args: &Args, tests: &[Selftest], out: &mut File) -> Result<i32> {
-    writeln!(out, "TAP version 13\n1..{}", tests.len())?;
+/// What tools/testing/selftests/kselftest/runner.sh does, with those that no other guest has taken.
+fn selftests(args: &Args, tests: &[Selftest], claims: &Path, out: &mut File) -> Result<i32> {
+    writeln!(out, "TAP version 13")?;
     let mut failed = false;
-    for (index, test) in tests.iter().enumerate() {
+    let mut number = 0;
+    for test in tests {
         let name = test.program.file_name().unwrap_or_default();
+        if !claim(&claims.join(name))? {
+            continue;
+        }
+        number += 1;
         let name = format!("selftests: virtio: {}", name.to_string_lossy());
         writeln!(out, "# timeout set to {}", test.timeout_s)?;
         writeln!(out, "# {name}")?;
-        let number = index + 1;
         match selftest(args, test, out)? {
             0 => writeln!(out, "ok {number} {name}")?,
             STATUS_SKIP => writeln!(out, "ok {number} {name} # SKIP")?,
@@ -240,8 +253,19 @@ fn selftests(args: &Args, tests: &[Selftest], out: &mut File) -> Result<i32> {
             }
         }
     }
+    // A plan may come last, when it is known.
+    writeln!(out, "1..{number}")?;
     look_for_leaks()?;
     Ok(failed.into())
+}
+
+/// Whether it is ours: only one of all guests can make it.
+fn claim(path: &Path) -> Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("can't make {}", path.display())),
+    }
 }
 
 /// Has kmemleak look for memory that nobody refers to any more, and puts what it finds into the

@@ -8,11 +8,11 @@
 //! is done in the build root, where the programs are the same.
 
 use crate::device;
-use crate::guest::{self, Accel, Config, Ending};
+use crate::guest::{self, Config, Ending};
 use crate::init::Job;
 use crate::kernel::Kernel;
 use crate::klog::Shutdown;
-use crate::process::{announce, output_of, run_logged};
+use crate::process::{output_of, run_logged};
 use crate::scenario;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
@@ -26,19 +26,21 @@ pub const WHAT: &str = "the modules are installed with DKMS and loaded from the 
 
 const INSTALL: &str = "tools/virtio/lab/guest/install.sh";
 const INITRAMFS: &str = "tools/virtio/lab/guest/initramfs.sh";
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 /// As dkms.conf has it.
 const PACKAGE: &str = "virtio-suspend/1.0";
 /// What is printed of a disk that was suspended and resumed, by either guest.
 const CYCLE: [&str; 3] = ["revision: 1.4", "state: suspended", "state: running"];
 
-pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel) -> Result<()> {
+/// With the accelerator and the output of `config`.
+pub fn run(tree: &Tree, kernel: &Kernel, config: Config) -> Result<()> {
     let run = tree.run_dir(NAME)?;
     let trees = ["dkms", "src"].map(|name| run.join(name));
     let clone = run.join("clone");
     copy_sources(tree, &clone)?;
+    let output = config.output.clone();
     let log = tree.out("log")?.join("dkms.log");
-    announce("building the modules with DKMS", || {
+    output.announce("building the modules with DKMS", || {
         for dir in &trees {
             fs::create_dir(dir).with_context(|| format!("can't make {}", dir.display()))?;
         }
@@ -48,9 +50,10 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel) -> Result<()> {
     })?;
 
     let mut config = Config {
-        accel,
         deadline: DEADLINE,
-        ..Config::with(vec![device::disk()])
+        devices: vec![device::disk()],
+        modules: None,
+        ..config
     };
     let [dkms, src] = &trees;
     let words = [&tree.join(INSTALL), dkms, src];
@@ -59,7 +62,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel) -> Result<()> {
     boot(tree, kernel, "install-dkms", &config, &job, &CYCLE, ending)?;
 
     let log = tree.out("log")?.join("initramfs.log");
-    announce("making an initramfs", || {
+    output.announce("making an initramfs", || {
         let mut unshare = Command::new("unshare");
         unshare
             .args(["--mount", "--propagation", "unchanged"])
@@ -112,12 +115,12 @@ fn boot(
 ) -> Result<()> {
     let mut printed = Vec::new();
     let outcome = guest::run(tree, kernel, name, config, job, |line, _| {
-        println!("            {line}");
+        config.output.line(format_args!("            {line}"));
         printed.push(line.to_string());
         Ok(())
     })?;
     if outcome.ending != ending || !outcome.is_clean() {
-        outcome.report();
+        outcome.report(&config.output);
     }
     scenario::ended(&outcome, ending, &printed, expected).context(name.to_string())?;
     ensure!(

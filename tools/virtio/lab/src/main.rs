@@ -23,11 +23,15 @@ mod ktap;
 mod makefile;
 mod modules;
 mod mutate;
+mod output;
 mod picture;
 mod process;
 mod rust;
 mod scenario;
+mod schedule;
+mod selftests;
 mod suite;
+mod tally;
 mod tree;
 
 use anyhow::{Context, Result};
@@ -92,11 +96,7 @@ enum Cmd {
         command: Vec<String>,
     },
     /// Run the tests: of the tools on this machine, of the modules in guests.
-    Test {
-        /// Only tests of this name, such as sysfs, 'guest/*', 'host/*' or 'boot/reboot*'.
-        #[arg(long, value_name = "GLOB")]
-        filter: Option<String>,
-    },
+    Test(suite::Args),
     /// Show a device suspended under I/O, with explanations.
     Demo,
     /// Measure the drivers against the kernel's own, and a suspend against what a guest can do
@@ -177,11 +177,11 @@ fn host(cli: Cli) -> Result<u8> {
                 .collect();
             let job = init::Job::Command(command);
             let outcome = guest::run(&tree, &kernel, "guest", &config, &job, print)?;
-            outcome.report();
+            outcome.report(&config.output);
             return Ok(outcome.status());
         }
-        Cmd::Test { filter } => {
-            let tally = suite::run(&tree, &kernel, cli.accel, filter.as_deref())?;
+        Cmd::Test(args) => {
+            let tally = suite::run(&tree, &kernel, cli.accel, &args)?;
             println!("{tally}");
             return Ok(u8::from(!tally.is_good()));
         }
@@ -206,7 +206,7 @@ fn host(cli: Cli) -> Result<u8> {
             config.terminal = guest::Terminal::Interactive;
             let job = init::shell();
             let outcome = guest::run(&tree, &kernel, "shell", &config, &job, print)?;
-            outcome.report();
+            outcome.report(&config.output);
         }
         Cmd::Init(_) => unreachable!("handled by main"),
     }

@@ -14,7 +14,7 @@ use crate::kernel::Kernel;
 use crate::ktap::{self, Verdict};
 use crate::process::run_logged;
 use crate::tree::{make_dir, Tree};
-use crate::{device, modules, rust, suite};
+use crate::{device, modules, rust, selftests, suite};
 use anyhow::{bail, ensure, Context, Result};
 use glob::Pattern;
 use serde::Deserialize;
@@ -145,7 +145,7 @@ pub fn check(tree: &Tree) -> Result<Vec<String>> {
             problems.push(format!("{LIST}: {}: {error:#}", mutant.name));
         }
         if let Some(program) = mutant.suite.strip_prefix("guest/") {
-            if !tree.join(suite::SELFTESTS).join(program).exists() {
+            if !tree.join(selftests::DIR).join(program).exists() {
                 problems.push(format!("{LIST}: {}: no {program}", mutant.name));
             }
         }
@@ -366,7 +366,7 @@ impl Lab<'_> {
     fn job(&self, programs: &[(&str, Vec<&str>)]) -> Job {
         let mut script = String::from("status=0\n");
         for (program, cases) in programs {
-            let path = self.tree.join(suite::SELFTESTS).join(program);
+            let path = self.tree.join(selftests::DIR).join(program);
             script += &format!("echo '{BEGIN}{program}'\n{}", quoted(path.as_os_str()));
             for case in cases {
                 script += " ";

@@ -2,16 +2,13 @@
 
 //! Running other programs: with a log, with progress, and never without an end.
 
+use crate::output::Output;
 use anyhow::{bail, Context, Result};
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// How often a program that runs is looked at.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Announces the steps of one piece of work, with the time each of them takes.
 pub struct Steps {
@@ -33,15 +30,7 @@ impl Steps {
 
 /// Does some work, and says so and how long it takes.
 pub fn announce<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    print!("{what} …");
-    let _ = io::stdout().flush();
-    let start = Instant::now();
-    let result = work();
-    match result {
-        Ok(_) => println!(" {} s", start.elapsed().as_secs()),
-        Err(_) => println!(" failed"),
-    }
-    result
+    Output::Terminal.announce(what, work)
 }
 
 /// Runs a command with its output in a file.
@@ -49,20 +38,12 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     let file = File::create(log).with_context(|| format!("can't write {}", log.display()))?;
     let copy = file.try_clone().context("can't duplicate a descriptor")?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
+    let status = command
         .stdin(Stdio::null())
         .stdout(file)
         .stderr(copy)
-        .spawn()
+        .status()
         .with_context(|| format!("can't run {program}"))?;
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().context("can't wait")? {
-            break status;
-        }
-        thread::sleep(POLL);
-        show_elapsed(start.elapsed());
-    };
     if !status.success() {
         bail!(
             "{program} failed ({status}); the end of {}:\n{}",
@@ -71,16 +52,6 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// On a terminal, keeps the seconds running behind what was announced.
-fn show_elapsed(elapsed: Duration) {
-    let mut out = io::stdout();
-    if out.is_terminal() {
-        let text = format!(" {} s", elapsed.as_secs());
-        let _ = write!(out, "{text}\x1b[{}D", text.len());
-        let _ = out.flush();
-    }
 }
 
 /// Runs a command and returns what it prints.

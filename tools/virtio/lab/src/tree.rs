@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+/// Each run of the lab has a file system of its own there.
+const SOCKETS: &str = "/run/lab";
+
 /// The clone this program was built from, at the same path in the build root and in the guest.
 pub struct Tree {
     root: PathBuf,
@@ -88,6 +91,14 @@ impl Tree {
 pub struct RunDir {
     path: PathBuf,
     _lock: File,
+}
+
+impl RunDir {
+    /// A directory for the run's sockets, whose paths must be short.
+    pub fn sockets(&self) -> Result<PathBuf> {
+        let name = self.path.file_name().unwrap_or_default();
+        make_dir(Path::new(SOCKETS).join(name))
+    }
 }
 
 impl Deref for RunDir {
