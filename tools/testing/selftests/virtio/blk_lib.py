@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from suspend_lib import (
+    PROMPT,
+    SHARE,
     SLOWNESS,
     Child,
     Modules,
@@ -219,14 +221,14 @@ class Load:
         before = statistics(target)
         self.child = Child(os.execvp, command[0], command)
         # It takes its time to begin.
-        wait_for(lambda: statistics(target) != before or not self.runs(), "fio begins", 20 * SLOWNESS)
+        wait_for(lambda: statistics(target) != before or not self.runs(), "fio begins", 10 * PROMPT)
 
     def runs(self):
         return self.child.poll() is None
 
     def finish(self, within):
         """Waits for the end, and returns what fio says; any difference or error is a failure."""
-        status = self.child.wait(within * SLOWNESS, "fio ends")
+        status = self.child.wait(within * SLOWNESS * SHARE, "fio ends")
         text = self._output.read()
         require(status == 0, f"fio exits with {status}: {text[-500:]}")
         jobs = json.loads(text[text.index("{") :])["jobs"]

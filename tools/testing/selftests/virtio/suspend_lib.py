@@ -59,14 +59,16 @@ SUSPENDED = {"1.4": 0x1B, "draft": 0x1F}
 
 # How much slower than usual the kernel is, for example because it checks itself.
 SLOWNESS = int(os.environ.get("SUSPEND_SLOWNESS", "1"))
+# How many guests share the machine: what is waited for may take so much longer.
+SHARE = int(os.environ.get("SUSPEND_SHARE", "1"))
 # The deadline of transitions while a case runs, unless it sets another.
-TIMEOUT_MS = 5000 * SLOWNESS
+TIMEOUT_MS = 5000 * SLOWNESS * SHARE
 # A delay that no case lives to see the end of, in milliseconds.
 FAR_MS = 60_000
 # "At once", on a slow and busy machine.
-PROMPT = 2.0 * SLOWNESS
+PROMPT = 2.0 * SLOWNESS * SHARE
 # No case takes longer.
-CASE_SECONDS = 40 * SLOWNESS
+CASE_SECONDS = 40 * SLOWNESS * SHARE
 # No file takes longer: less than `settings` says.
 FILE_SECONDS = 590 * SLOWNESS
 
@@ -331,7 +333,7 @@ def _write(path, text):
         os.close(fd)
 
 
-def sh(*command, check=True, timeout=60 * SLOWNESS):
+def sh(*command, check=True, timeout=60 * SLOWNESS * SHARE):
     """Runs a command, which has to be there and to succeed; returns what it printed."""
     if not shutil.which(command[0]):
         raise Skip(f"{command[0]} is not installed")
