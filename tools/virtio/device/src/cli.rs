@@ -88,6 +88,10 @@ pub struct Args {
     #[arg(long)]
     pub no_event_idx: bool,
 
+    /// Offer ACCESS_PLATFORM
+    #[arg(long)]
+    pub access_platform: bool,
+
     /// Largest queue size, a power of two
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = queue_size)]
     pub queue_size: u16,
@@ -168,6 +172,7 @@ impl Args {
             ring: self.ring,
             indirect: !self.no_indirect,
             event_idx: !self.no_event_idx,
+            access_platform: self.access_platform,
             delay_suspend_ms: self.delay_suspend,
             delay_resume_ms: self.delay_resume,
             refuse_suspend: self.refuse_suspend,

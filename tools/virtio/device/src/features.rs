@@ -15,6 +15,8 @@ pub const INDIRECT_DESC: FeatureSet = F::INDIRECT_DESC.bits().to_ne();
 pub const EVENT_IDX: FeatureSet = F::EVENT_IDX.bits().to_ne();
 /// VIRTIO_F_VERSION_1 (32).
 pub const VERSION_1: FeatureSet = F::VERSION_1.bits().to_ne();
+/// VIRTIO_F_ACCESS_PLATFORM (33).
+pub const ACCESS_PLATFORM: FeatureSet = F::ACCESS_PLATFORM.bits().to_ne();
 /// VIRTIO_F_RING_PACKED (34).
 pub const RING_PACKED: FeatureSet = F::RING_PACKED.bits().to_ne();
 /// VIRTIO_F_RING_RESET (40).
@@ -110,6 +112,7 @@ mod tests {
     fn bit_numbers() {
         assert_eq!(SUSPEND, 1 << 43);
         assert_eq!(ADMIN_VQ, 1 << 41);
+        assert_eq!(ACCESS_PLATFORM, 1 << 33);
         assert_eq!(RING_PACKED, 1 << 34);
         assert_eq!(VERSION_1, 1 << 32);
         assert_eq!(INDIRECT_DESC | EVENT_IDX, 3 << 28);

@@ -45,6 +45,8 @@ pub struct Settings {
     pub indirect: bool,
     /// EVENT_IDX offered. Takes effect at the next reset.
     pub event_idx: bool,
+    /// ACCESS_PLATFORM offered: the driver uses the DMA API. Takes effect at the next reset.
+    pub access_platform: bool,
     /// From the SUSPEND write to presenting the suspended condition.
     pub delay_suspend_ms: u64,
     /// From the resume write to presenting the resumed condition.
@@ -73,6 +75,7 @@ pub struct Patch {
     ring: Option<RingKind>,
     indirect: Option<bool>,
     event_idx: Option<bool>,
+    access_platform: Option<bool>,
     delay_suspend_ms: Option<u64>,
     delay_resume_ms: Option<u64>,
     refuse_suspend: Option<bool>,
@@ -147,6 +150,7 @@ impl Settings {
             ring: patch.ring.unwrap_or(self.ring),
             indirect: patch.indirect.unwrap_or(self.indirect),
             event_idx: patch.event_idx.unwrap_or(self.event_idx),
+            access_platform: patch.access_platform.unwrap_or(self.access_platform),
             delay_suspend_ms: patch.delay_suspend_ms.unwrap_or(self.delay_suspend_ms),
             delay_resume_ms: patch.delay_resume_ms.unwrap_or(self.delay_resume_ms),
             refuse_suspend: patch.refuse_suspend.unwrap_or(self.refuse_suspend),
@@ -169,6 +173,10 @@ impl Settings {
             ("ring", self.ring != active.ring),
             ("indirect", self.indirect != active.indirect),
             ("event_idx", self.event_idx != active.event_idx),
+            (
+                "access_platform",
+                self.access_platform != active.access_platform,
+            ),
             (
                 "faults",
                 self.faults.has(Name::AdminVq) != active.faults.has(Name::AdminVq),

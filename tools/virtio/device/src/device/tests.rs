@@ -714,6 +714,17 @@ fn every_reset_ends_a_suspend() {
 }
 
 #[test]
+fn access_platform_is_offered_on_request_from_the_next_reset_on() {
+    let mut guest = Guest::live(ratified());
+    assert_eq!(guest.device.offered & features::ACCESS_PLATFORM, 0);
+    let change = r#"{"cmd":"set","settings":{"access_platform":true}}"#;
+    assert_eq!(guest.command(change)["pending"], json!(["access_platform"]));
+    assert_eq!(guest.device.offered & features::ACCESS_PLATFORM, 0);
+    guest.write_status(0);
+    assert_ne!(guest.device.offered & features::ACCESS_PLATFORM, 0);
+}
+
+#[test]
 fn the_pci_cfg_window_reaches_the_status() {
     let mut guest = Guest::live(ratified());
     let window = guest.device.pci.window_offset();

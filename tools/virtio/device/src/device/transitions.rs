@@ -328,6 +328,7 @@ impl Device {
             | when(self.active.ring == RingKind::Packed, features::RING_PACKED)
             | when(self.active.indirect && !admin, features::INDIRECT_DESC)
             | when(self.active.event_idx, features::EVENT_IDX)
+            | when(self.active.access_platform, features::ACCESS_PLATFORM)
             | when(admin, features::ADMIN_VQ)
             | self.device.features();
         let count = self.device.queues() + u16::from(admin);
