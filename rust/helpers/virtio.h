@@ -48,13 +48,49 @@ void rust_virtio_helper_local_bh_enable(void);
 bool rust_virtio_helper_fatal_signal_pending(void);
 struct net_device *rust_virtio_helper_to_net_dev(struct device *dev);
 bool rust_virtio_helper_netif_running(const struct net_device *dev);
+bool rust_virtio_helper_netif_device_present(const struct net_device *dev);
+bool rust_virtio_helper_netdev_is_registered(const struct net_device *dev);
 void rust_virtio_helper_netdev_set_present(struct net_device *dev, bool present);
-void rust_virtio_helper_netdev_mark_down(struct net_device *dev);
-void rust_virtio_helper_netdev_freeze_queues(struct net_device *dev);
-void rust_virtio_helper_netdev_unfreeze_queues(struct net_device *dev);
-int rust_virtio_helper_ndo_open(struct net_device *dev);
-void rust_virtio_helper_ndo_stop(struct net_device *dev);
-void rust_virtio_helper_ndo_set_rx_mode(struct net_device *dev);
+bool rust_virtio_helper_netdev_has_zero_copy(struct net_device *dev);
+unsigned int rust_virtio_helper_netdev_tx_queues(const struct net_device *dev);
+void rust_virtio_helper_netdev_tx_lock(struct net_device *dev, unsigned int index);
+void rust_virtio_helper_netdev_tx_unlock(struct net_device *dev, unsigned int index);
+bool rust_virtio_helper_netdev_tx_stop(struct net_device *dev, unsigned int index);
+void rust_virtio_helper_netdev_tx_wake(struct net_device *dev, unsigned int index);
+void rust_virtio_helper_netdev_tx_excuse(struct net_device *dev, unsigned int index);
+unsigned int rust_virtio_helper_skb_get_queue_mapping(const struct sk_buff *skb);
+
+typedef netdev_tx_t rust_virtio_ndo_start_xmit(struct sk_buff *skb, struct net_device *dev);
+typedef int rust_virtio_ndo_xdp_xmit(struct net_device *dev, int n, struct xdp_frame **frames,
+				     u32 flags);
+typedef int rust_virtio_ndo_bpf(struct net_device *dev, struct netdev_bpf *bpf);
+typedef int rust_virtio_ndo_set_features(struct net_device *dev, netdev_features_t features);
+
+const struct net_device_ops *rust_virtio_helper_netdev_ops(const struct net_device *dev);
+void rust_virtio_helper_netdev_set_ops(struct net_device *dev, const struct net_device_ops *ops);
+void rust_virtio_helper_net_device_ops_replace_config(struct net_device_ops *const ops,
+						      rust_virtio_ndo_set_features *set_features,
+						      rust_virtio_ndo_bpf *bpf);
+void rust_virtio_helper_net_device_ops_replace_xmit(struct net_device_ops *const ops,
+						    rust_virtio_ndo_start_xmit *start_xmit,
+						    rust_virtio_ndo_xdp_xmit *xdp_xmit);
+bool rust_virtio_helper_net_device_ops_has(const struct net_device_ops *ops,
+					   rust_virtio_ndo_set_features *set_features);
+netdev_tx_t rust_virtio_helper_ndo_start_xmit(const struct net_device_ops *ops,
+					      struct sk_buff *skb, struct net_device *dev);
+int rust_virtio_helper_ndo_xdp_xmit(const struct net_device_ops *ops, struct net_device *dev,
+				    int n, struct xdp_frame **frames, u32 flags);
+void rust_virtio_helper_ndo_set_rx_mode(const struct net_device_ops *ops, struct net_device *dev);
+bool rust_virtio_helper_netdev_bpf_detaches(const struct netdev_bpf *bpf);
+void rust_virtio_helper_netdev_bpf_refuse(struct netdev_bpf *bpf);
+int rust_virtio_helper_ndo_xdp_detach(const struct net_device_ops *ops, struct net_device *dev);
+netdev_features_t rust_virtio_helper_netdev_features(const struct net_device *dev);
+void rust_virtio_helper_netdev_set_features(struct net_device *dev, netdev_features_t features);
+int rust_virtio_helper_vlan_for_each(struct net_device *dev,
+				     int (*action)(struct net_device *dev, int vid, void *arg),
+				     void *arg);
+void rust_virtio_helper_ndo_vlan_rx_kill_vid(const struct net_device_ops *ops,
+					     struct net_device *dev, u16 vid);
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
 
 void rust_virtio_helper_ida_init(struct ida *ida);

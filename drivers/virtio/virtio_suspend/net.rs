@@ -25,6 +25,9 @@ use virtio::{
 /// The device stands by for another one, and the driver has a second interface for both.
 const VIRTIO_NET_F_STANDBY: Feature = Feature::new(62);
 
+/// The name of the virtqueue for commands.
+const COMMANDS: &CStr = c"control";
+
 pub(crate) struct VirtioNet;
 
 impl Quiescer for VirtioNet {
@@ -40,13 +43,12 @@ impl Quiescer for VirtioNet {
         &self,
         dev: &Foreign<'_>,
         queues: &Virtqueues<'_>,
-        _patience: &Patience<'_>,
+        patience: &Patience<'_>,
     ) -> Result<KBox<dyn Gate>, Failure> {
         if dev.has_feature(VIRTIO_NET_F_STANDBY) {
             return Err(Failure::new(EOPNOTSUPP, "the device stands by for another"));
         }
-        // First: an interface that is held can't be let go while its virtqueues are closed.
         let room = KBox::new_uninit(GFP_KERNEL).map_err(Error::from)?;
-        Ok(room.write(Interface::of(dev)?.hold(dev, queues)?))
+        Ok(room.write(Interface::of(dev)?.hold(dev, queues, COMMANDS, patience)?))
     }
 }

@@ -327,6 +327,16 @@ impl Child {
     }
 }
 
+impl Clone for Child {
+    fn clone(&self) -> Self {
+        // INVARIANT: A reference of its own is taken.
+        //
+        // SAFETY: By the type invariants.
+        unsafe { bindings::get_device(self.0.as_ptr()) };
+        Self(self.0)
+    }
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
         // SAFETY: By the type invariants.

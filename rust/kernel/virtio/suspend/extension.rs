@@ -19,6 +19,9 @@
 //!   back first, then the entry goes, then whoever still runs through ours is waited for. See
 //!   [`front::drain`].
 //! - While a device's driver is gated, a reference keeps the module of the quiescers loaded.
+//! - Operations in place of those of a network interface are there while it is held, and until RTNL
+//!   could be had after that, which is waited for when the extension is unregistered. See
+//!   [`interface::drain`].
 
 #[path = "extension/binding.rs"]
 mod binding;
@@ -304,6 +307,7 @@ impl Drop for Extension {
             entry.retired.store(true, Release);
         }
         self.watch = None;
+        interface::drain();
         front::drain();
         let entries = core::mem::take(&mut TABLE.lock().entries);
         drop(entries);

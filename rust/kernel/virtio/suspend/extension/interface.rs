@@ -3,15 +3,14 @@
 //! The network interface of a network device.
 
 use kernel::{
-    error::to_result,
+    device::Bound,
     prelude::*,
-    time::{
-        delay::fsleep,
-        Delta, //
-    },
+    sync::Arc,
+    time::Delta, //
 };
 
 use super::{
+    bus::as_bound,
     Foreign,
     Gate,
     Virtqueues, //
@@ -22,35 +21,38 @@ use crate::{
         net_device, //
     },
     device::Child,
-    suspend::failure::Failure, //
+    suspend::{
+        failure::Failure,
+        patience::Patience, //
+    },
+    Device, //
 };
 
-/// How often a driver that can't start again is asked to, 10 milliseconds apart.
-const OPEN_TRIES: usize = 100;
+#[path = "interface/hold.rs"]
+mod hold;
+#[path = "interface/operations.rs"]
+mod operations;
+#[path = "interface/rtnl.rs"]
+mod rtnl;
 
-/// RTNL is held.
-struct Rtnl(());
+pub(super) use self::hold::drain;
+use self::{
+    hold::Hold,
+    rtnl::Rtnl, //
+};
 
-impl Rtnl {
-    fn lock() -> Self {
-        // SAFETY: The context may sleep.
-        unsafe { bindings::rtnl_lock() };
-        Self(())
-    }
-}
+/// How often it is looked whether an interface can be held, in milliseconds.
+const LOOK_MS: i64 = 2;
 
-impl Drop for Rtnl {
-    fn drop(&mut self) {
-        // SAFETY: It has been locked in `lock`.
-        unsafe { bindings::rtnl_unlock() };
-    }
-}
+/// How long whoever lets an interface go waits until it can be configured again, in milliseconds.
+const SETTLE_MS: u32 = 200;
 
 /// The interface that the driver of a virtio network device has registered.
 ///
 /// # Invariants
 ///
 /// The device is that of a network interface, which is there as long.
+#[derive(Clone)]
 pub struct Interface(Child);
 
 impl Interface {
@@ -74,79 +76,96 @@ impl Interface {
     /// Keeps the interface's driver from its virtqueues until what is returned is dropped. May
     /// sleep.
     ///
-    /// The driver is stopped, the virtqueues closed, and the driver started again: whatever it does
-    /// from then on, it does in vain, and whatever it is asked to do, it does as on any other day.
-    /// In particular the interface can be set down, and the driver can be unbound.
+    /// `commands` is the name of the virtqueue on which the driver gives commands to the device,
+    /// waiting for the answer. The device must have answered all of them: the next answer would be
+    /// taken for that to another command.
     ///
-    /// - No packet is given to the driver: they wait in the queueing discipline.
+    /// - No packet is given to the driver. They wait in the queueing discipline; where there is
+    ///   none, whoever sends is told.
     /// - The interface is not present, so that the network stack does not ask its driver for
     ///   anything, with few exceptions.
-    /// - It keeps its flags, addresses, routes, neighbours and its carrier.
+    /// - What can't be refused is noted, and the driver is told later.
+    /// - The interface keeps its flags, addresses, routes, neighbours and its carrier.
+    /// - It can be set down, moved to another namespace, and its driver can be unbound.
     ///
     /// # Errors
     ///
-    /// Those of the driver, if it can't start again. The interface is down then.
+    /// Those of [`Patience::check`], if somebody else holds RTNL all the time, or the device does
+    /// not answer a command, [`EBUSY`] if the interface is not present, or an AF_XDP socket has its
+    /// buffers in the virtqueues, [`ENOMEM`]. All is as before.
     pub fn hold(
         self,
         dev: &Foreign<'_>,
         queues: &Virtqueues<'_>,
+        commands: &CStr,
+        patience: &Patience<'_>,
     ) -> Result<HeldInterface, Failure> {
-        let netdev = self.as_raw();
-        let rtnl = Rtnl::lock();
-
-        // SAFETY: By the type invariants the interface is valid, here and below.
-        unsafe {
-            bindings::netdev_set_present(netdev, false);
-            bindings::netdev_freeze_queues(netdev);
+        loop {
+            let why = match Rtnl::try_lock() {
+                None => "the network configuration was locked for too long",
+                Some(rtnl) => {
+                    if let Some(hold) = self.try_hold(&rtnl, queues, commands)? {
+                        // INVARIANT: The interface has just been taken.
+                        return Ok(HeldInterface {
+                            hold: Some(hold),
+                            dev: dev.0.as_raw(),
+                        });
+                    }
+                    "the device did not finish a command"
+                }
+            };
+            patience
+                .pause(Delta::from_millis(LOOK_MS))
+                .map_err(|failure| failure.because(ETIMEDOUT, why))?;
         }
-        // SAFETY: As above. RTNL is held, as is needed to start and stop a driver. It has been
-        // started if the interface runs, and RTNL has been held since.
-        let result = unsafe {
-            if bindings::netif_running(netdev) {
-                bindings::ndo_stop(netdev);
-                queues.close();
-                Self::open(netdev)
-            } else {
-                queues.close();
-                Ok(())
-            }
-        };
-        // INVARIANT: The interface is not present, and its queues are frozen.
-        let held = HeldInterface {
-            interface: Some(self),
-            dev: dev.0.as_raw(),
-        };
-        if let Err(error) = result {
-            // SAFETY: The interface is valid, RTNL is held, and the driver is stopped.
-            unsafe { bindings::netdev_mark_down(netdev) };
-            drop(rtnl);
-            queues.open();
-            return Err(Failure::new(
-                error,
-                "the interface could not be started again, and is down",
-            ));
-        }
-        drop(rtnl);
-        Ok(held)
     }
 
-    /// Starts the driver of an interface.
-    ///
-    /// # Safety
-    ///
-    /// The interface must be valid and its driver stopped. RTNL must be held.
-    unsafe fn open(netdev: *mut net_device) -> Result {
-        let mut result = Ok(());
-        for _ in 0..OPEN_TRIES {
-            // SAFETY: By the safety requirements.
-            result = to_result(unsafe { bindings::ndo_open(netdev) });
-            if result.is_ok() {
-                break;
-            }
-            // It is memory that it lacks.
-            fsleep(Delta::from_millis(10));
+    /// Returns [`None`] if a command is under way, or about to be given.
+    fn try_hold(
+        &self,
+        rtnl: &Rtnl,
+        queues: &Virtqueues<'_>,
+        commands: &CStr,
+    ) -> Result<Option<Arc<Hold>>, Failure> {
+        let netdev = self.as_raw();
+
+        if !Hold::settle_former(self, rtnl) {
+            return Ok(None);
         }
-        result
+        // SAFETY: By the type invariants the interface is valid; RTNL is held.
+        unsafe {
+            if !bindings::netif_device_present(netdev) {
+                return Err(Failure::new(EBUSY, "the interface is not present"));
+            }
+            // The driver would have to take its buffers back when the socket is closed.
+            if bindings::netdev_has_zero_copy(netdev) {
+                return Err(Failure::new(EBUSY, "an AF_XDP socket uses the interface"));
+            }
+        }
+        if !queues.is_idle(commands) {
+            return Ok(None);
+        }
+        let hold = Hold::new(self.clone(), rtnl)?;
+
+        hold.take(rtnl);
+        // With RTNL held, commands are given by few, so it is most unlikely that this is too late
+        // for one. It is looked for once more when those who give one anyway have noticed.
+        let idle = queues.close_if_idle(commands);
+        if idle {
+            queues.close();
+            // Whoever has seen an open virtqueue, in a poll or on any other way that does not take
+            // a lock that has been taken here, is done with it (rules D4, D5).
+            //
+            // SAFETY: The context may sleep.
+            unsafe { bindings::synchronize_net() };
+        }
+        if !idle || !queues.is_idle(commands) {
+            queues.open();
+            hold.release(false);
+            hold.settle(rtnl);
+            return Ok(None);
+        }
+        Ok(Some(hold))
     }
 }
 
@@ -154,10 +173,10 @@ impl Interface {
 ///
 /// # Invariants
 ///
-/// The interface, if there is one, is not present, and its transmit queues are frozen. `dev` is the
-/// virtio device that it belongs to, which is there as long as the interface.
+/// `dev` is the virtio device that the interface belongs to, which is bound as long as there is a
+/// hold. The interface has been taken by it, and not been released.
 pub struct HeldInterface {
-    interface: Option<Interface>,
+    hold: Option<Arc<Hold>>,
     dev: *mut bindings::virtio_device,
 }
 
@@ -166,36 +185,49 @@ unsafe impl Send for HeldInterface {}
 
 impl Gate for HeldInterface {
     fn abandon(&mut self) {
-        // It stays as it is: not present.
-        self.interface = None;
+        // It stays as it is until it is unregistered.
+        if let Some(hold) = self.hold.take() {
+            hold.settle_later(0);
+        }
     }
 
     fn outlasts_sleep(&self) -> bool {
-        // To take its interface off the network stack the driver freezes the transmit queues, too,
-        // and lets them go afterwards: before the virtqueues are deleted.
-        self.interface.is_none()
+        // When the system is awake the driver makes the interface present before it is let go here.
+        self.hold.is_none()
     }
 }
 
 impl Drop for HeldInterface {
     fn drop(&mut self) {
-        let Some(interface) = &self.interface else {
+        let Some(hold) = self.hold.take() else {
             return;
         };
-        let netdev = interface.as_raw();
-        let _rtnl = Rtnl::lock();
+        // SAFETY: By the type invariants; `Device` is transparent.
+        let dev: &Device<Bound> = unsafe { as_bound(&*self.dev.cast::<Device>()) };
+        let queues = Virtqueues::of(dev);
+        let broken = queues.is_broken();
 
-        // SAFETY: By the type invariants both are valid; RTNL is held.
-        unsafe {
-            bindings::netdev_set_present(netdev, true);
-            bindings::netdev_unfreeze_queues(netdev);
-            if bindings::netif_running(netdev) {
-                bindings::netdev_watchdog_up(netdev);
-                // What was asked for meanwhile has not reached the driver, or the device.
-                bindings::ndo_set_rx_mode(netdev);
-            }
-            // Stopping the driver has made it forget a change that it was about to look at.
-            bindings::virtio_config_changed(self.dev);
+        hold.release(broken);
+        if !broken {
+            // A driver refills a virtqueue when it has taken something out of it. What it has taken
+            // out right before it was held it could not replace, and the device can't put anything
+            // into a virtqueue that is empty.
+            queues.call_back(|index| index % 2 == 0);
+            // It may have missed a change when it could not answer, or the device's process was
+            // exchanged meanwhile, and the notification is lost.
+            //
+            // SAFETY: By the type invariants the device is valid.
+            unsafe { bindings::virtio_config_changed(self.dev) };
         }
+
+        if let Some(rtnl) = Rtnl::try_lock() {
+            if !hold.is_waiting(&rtnl) {
+                hold.settle(&rtnl);
+                // It is quicker with RTNL held.
+                drop(hold);
+                return;
+            }
+        }
+        hold.settle_later(SETTLE_MS);
     }
 }

@@ -58,13 +58,86 @@ impl<'a> Virtqueues<'a> {
         unsafe { bindings::local_bh_enable() };
     }
 
+    /// Returns whether the device has finished all that is in the virtqueues of that name.
+    pub(super) fn is_idle(&self, name: &CStr) -> bool {
+        let mut idle = true;
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid, here and below.
+            idle &= unsafe { !Self::is_named(vq, name) || Self::outstanding(vq) == 0 };
+        });
+        idle
+    }
+
+    /// Closes the virtqueues of that name, unless there is something in them. Returns whether it
+    /// has.
+    pub(super) fn close_if_idle(&self, name: &CStr) -> bool {
+        let mut idle = true;
+        self.for_each(|vq| {
+            // SAFETY: As above. Interrupts are disabled, so that who has put something into it
+            // right now has hardly had the time to see that it is closed.
+            unsafe {
+                if !Self::is_named(vq, name) {
+                    return;
+                }
+                if Self::outstanding(vq) == 0 {
+                    bindings::__virtqueue_break(vq);
+                    smp_mb(kernel::sync::barrier::Full);
+                }
+                if Self::outstanding(vq) != 0 {
+                    bindings::__virtqueue_unbreak(vq);
+                    idle = false;
+                }
+            }
+        });
+        idle
+    }
+
+    /// Calls the callbacks of the virtqueues with such an index, whether something was used or not.
+    /// Process context.
+    pub(super) fn call_back(&self, wanted: impl Fn(u32) -> bool) {
+        // SAFETY: The pairing call is below.
+        unsafe { bindings::local_bh_disable() };
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid, and the context is that of `open`.
+            unsafe {
+                if let (true, Some(callback)) = (wanted((*vq).index), (*vq).callback) {
+                    callback(vq);
+                }
+            }
+        });
+        // SAFETY: Bottom halves have been disabled above.
+        unsafe { bindings::local_bh_enable() };
+    }
+
+    /// # Safety
+    ///
+    /// The virtqueue must be valid.
+    unsafe fn is_named(vq: *mut virtqueue, name: &CStr) -> bool {
+        // SAFETY: By the safety requirements; its name, if it has one, is a string that stays as
+        // long as the virtqueue.
+        unsafe {
+            !(*vq).name.is_null() && CStr::from_char_ptr((*vq).name).to_bytes() == name.to_bytes()
+        }
+    }
+
+    /// Returns how many descriptors are in use.
+    ///
+    /// # Safety
+    ///
+    /// The virtqueue must be valid.
+    unsafe fn outstanding(vq: *mut virtqueue) -> u32 {
+        // SAFETY: By the safety requirements. The number of free descriptors may change meanwhile.
+        unsafe {
+            bindings::virtqueue_get_vring_size(vq)
+                .saturating_sub((&raw const (*vq).num_free).read_volatile())
+        }
+    }
+
     /// Notifies the device of every virtqueue that has buffers.
     pub(super) fn notify(&self) {
         self.for_each(|vq| {
-            // SAFETY: The virtqueue is valid. The number of free descriptors may change meanwhile;
-            // whoever adds a buffer then notifies, too.
-            let outstanding = unsafe { (*vq).num_free < bindings::virtqueue_get_vring_size(vq) };
-            if outstanding {
+            // SAFETY: The virtqueue is valid. Whoever adds a buffer meanwhile notifies, too.
+            if unsafe { Self::outstanding(vq) } != 0 {
                 // SAFETY: The virtqueue is valid; a notification need not be serialised.
                 unsafe { bindings::virtqueue_notify(vq) };
             }
@@ -112,7 +185,7 @@ impl<'a> Virtqueues<'a> {
                     packed,
                     available: indices.map(|indices| (indices.0, false)),
                     used: indices.map(|indices| (indices.1, false)),
-                    outstanding: size.saturating_sub((*vq).num_free) as usize,
+                    outstanding: Self::outstanding(vq) as usize,
                 }
             };
             // Room has been reserved when the device was bound; nothing can be allocated here.
