@@ -6,25 +6,19 @@ Two network namespaces, joined by two test devices on a cable. EXT_NET_CYCLES sa
 device is suspended under load, 25 times by default.
 """
 
-import contextlib
 import os
 import random
-import select
-import signal
-import socket
-import struct
 import subprocess
 import time
 from pathlib import Path
 
 import suspend_lib
-from ext_lib import Driver, Extended, drivers, load
-from net_lib import INTERFACE, cable, is_up
+from ext_lib import Driver, Extended
+from ext_net_lib import Stream, configuration, differences, dropped, network, visible
+from net_lib import INTERFACE, is_up
 from suspend_lib import (
     PROMPT,
-    TIMEOUT_MS,
     Child,
-    Device,
     Fail,
     KernelLog,
     Skip,
@@ -43,80 +37,8 @@ suspend_lib.CASE_SECONDS *= 3
 
 NEEDS_RESET = 0x40
 
-PORT = 7
-# Of the stream that is verified, in bytes.
-CHUNK = 1 << 16
 # How long a device stays suspended under load, in seconds, and runs in between.
 SUSPENDED, RUNNING = (0.0, 0.05), (0.05, 0.2)
-
-
-def addresses(end):
-    return end.ip("address", "show", "dev", INTERFACE)[0]["addr_info"]
-
-
-def is_tentative(end):
-    return any(address.get("tentative") for address in addresses(end))
-
-
-@contextlib.contextmanager
-def network():
-    """The two ends of a cable, whose drivers were bound after the extension was loaded."""
-    with drivers("virtio_net") as driver:
-        load()
-        driver.load()
-        ends = cable()
-        for end in ends:
-            end.device = Device(end.name)
-            end.device.write("timeout_ms", str(TIMEOUT_MS))
-            # An address that is looked for elsewhere first does not look the same afterwards.
-            wait_for(lambda: not is_tentative(end), "the addresses are valid", 5 * PROMPT)
-        try:
-            yield ends
-        finally:
-            for end in ends:
-                with contextlib.suppress(OSError):
-                    end.device.request("resume")
-                end.tear_down()
-            # The interfaces come back from their namespaces, or go with them.
-            time.sleep(0.2)
-
-
-def visible(end):
-    """What can be seen while the device is suspended, and is to be the same then."""
-    link = end.link()
-    volatile = ("stats64", "stats")
-    link = {k: v for k, v in link.items() if k not in volatile}
-    # How long they are valid yet.
-    changing = ("valid_life_time", "preferred_life_time", "expires")
-
-    def lasting(entries):
-        return [{k: v for k, v in entry.items() if k not in changing} for entry in entries]
-
-    return {
-        "link": link,
-        "addresses": lasting(addresses(end)),
-        "routes": lasting(end.ip("route", "show", "table", "all")),
-        "routes6": lasting(end.ip("-6", "route", "show")),
-        "neighbours": [
-            {k: v for k, v in n.items() if k in ("dst", "dev", "lladdr")}
-            for n in end.ip("neighbour", "show")
-        ],
-        "carrier": end.run("cat", f"/sys/class/net/{INTERFACE}/carrier"),
-        "operstate": end.run("cat", f"/sys/class/net/{INTERFACE}/operstate"),
-    }
-
-
-def configuration(end):
-    """All that is to be the same after a suspend."""
-    options = ("-k", "-l", "-g", "-c", "-i", "-a")
-    return visible(end) | {
-        "ethtool": {o: end.run("ethtool", o, INTERFACE, check=False) for o in options},
-        "speed": end.run("ethtool", INTERFACE),
-    }
-
-
-def differences(before, after):
-    return {k: (before[k], after[k]) for k in before if before[k] != after[k]}
 
 
 @case("addresses, routes, neighbours, offloads and the link are the same during and after")
@@ -172,75 +94,6 @@ def late():
         require(" 30 received" in output, output)
 
 
-def enter(end):
-    """Enters the namespace of an end; for a child."""
-    fd = os.open(f"/run/netns/{end.namespace}", os.O_RDONLY)
-    os.setns(fd, os.CLONE_NEWNET)
-    os.close(fd)
-
-
-def numbers(first):
-    """A chunk of the stream: numbers in ascending order."""
-    return struct.pack(f"<{CHUNK // 8}Q", *range(first, first + CHUNK // 8))
-
-
-class Stream:
-    """A TCP connection from one end to the other, over which a child sends and another verifies."""
-
-    def __init__(self, one, other):
-        reader, writer = os.pipe()
-        os.set_inheritable(writer, True)
-        self._progress = reader
-        self._receiver = Child(self._receive, other, writer)
-        os.close(writer)
-        require(os.read(reader, 1) == b"l", "the receiver does not listen")
-        self._sender = Child(self._send, one, other)
-        self.bytes = 0
-
-    @staticmethod
-    def _receive(end, progress):
-        enter(end)
-        with socket.create_server((end.address, PORT)) as server:
-            os.write(progress, b"l")
-            connection = server.accept()[0]
-        chunk = 0
-        with connection.makefile("rb") as stream:
-            while data := stream.read(CHUNK):
-                if data != numbers(chunk * CHUNK // 8)[: len(data)]:
-                    os._exit(200)
-                chunk += 1
-                os.write(progress, b"c")
-
-    @staticmethod
-    def _send(end, other):
-        over = []
-        signal.signal(signal.SIGTERM, lambda *_: over.append(True))
-        enter(end)
-        with socket.create_connection((other.address, PORT)) as connection:
-            chunk = 0
-            while not over:
-                connection.sendall(numbers(chunk * CHUNK // 8))
-                chunk += 1
-
-    def moves(self):
-        """Waits until some more has been verified."""
-        ready = select.select([self._progress], [], [], 20 * PROMPT)[0]
-        require(ready, "nothing comes through")
-        data = os.read(self._progress, 1 << 16)
-        require(data, f"the receiver ended, with {self._receiver.poll()}")
-        self.bytes += len(data) * CHUNK
-
-    def finish(self):
-        """Ends the stream; all that was sent has to have been received."""
-        require(self._sender.poll() is None, f"the sender ended, with {self._sender.status}")
-        self._sender.signal(signal.SIGTERM)
-        while data := os.read(self._progress, 1 << 16):
-            self.bytes += len(data) * CHUNK
-        expect(self._sender.wait(20 * PROMPT, "the sender ends"), 0, "the sender's status")
-        expect(self._receiver.wait(20 * PROMPT, "the receiver ends"), 0, "the receiver's status")
-        os.close(self._progress)
-
-
 @case("TCP survives {cycles} suspends at random moments, of either end", cycles=(CYCLES,))
 def tcp(cycles):
     seed = random.randrange(1 << 32)
@@ -267,6 +120,67 @@ def tcp(cycles):
             expect(differences(configured, after), {}, f"differences on {end.name}")
         expect(sum(end.device.number("suspends") for end in ends), cycles, "suspends")
         expect(sum(end.device.number("failures") for end in ends), 0, "failures")
+
+
+CPU = Path("/sys/devices/system/cpu/cpu1/online")
+
+
+def switch_processor(_):
+    """Takes the second processor off, or back."""
+    if CPU.exists():
+        CPU.write_text("0" if CPU.read_text().strip() == "1" else "1")
+
+
+# What is done to an end while it is suspended or runs. Some of it is refused while suspended.
+CHANGES = (
+    lambda end: end.run("tc", "qdisc", "replace", "dev", INTERFACE, "root", "fq_codel",
+                        check=False),
+    lambda end: end.run("tc", "qdisc", "replace", "dev", INTERFACE, "root", "mq", check=False),
+    lambda end: end.run("tc", "qdisc", "replace", "dev", INTERFACE, "clsact", check=False),
+    lambda end: end.run("tc", "qdisc", "delete", "dev", INTERFACE, "clsact", check=False),
+    lambda end: end.set_link("txqueuelen", str(random.randrange(500, 2000))),
+    lambda end: end.set_link("promisc", random.choice(("on", "off"))),
+    lambda end: end.set_link("allmulticast", random.choice(("on", "off"))),
+    lambda end: end.run("bridge", "fdb", "replace", "02:00:00:00:00:99", "dev", INTERFACE, "self",
+                        check=False),
+    lambda end: end.run("ip", "link", "add", "link", INTERFACE, "name", "v5", "type", "vlan", "id",
+                        "5", check=False),
+    lambda end: end.run("ip", "link", "delete", "v5", check=False),
+    lambda end: end.run("ethtool", "-L", INTERFACE, "combined", random.choice("12"), check=False),
+    switch_processor,
+)  # fmt: skip
+
+
+@case("TCP survives {cycles} suspends while the network is configured, and processors go and come",
+      cycles=(CYCLES if "EXT_NET_CYCLES" in os.environ else 8,))
+def churn(cycles):
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    random.seed(seed)
+    with network() as ends:
+        one, other = ends
+        expect(one.ping(other), 0, "lost pings")
+        stream = Stream(one, other)
+        stream.moves()
+        try:
+            for _ in range(cycles):
+                end = random.choice(ends)
+                end.device.request("suspend")
+                random.choice(CHANGES)(end)
+                time.sleep(random.uniform(*SUSPENDED))
+                end.device.request("resume")
+                random.choice(CHANGES)(end)
+                stream.moves()
+        finally:
+            if CPU.exists():
+                CPU.write_text("1")
+        stream.finish()
+        print(f"# {stream.bytes} bytes")
+        expect(sum(end.device.number("suspends") for end in ends), cycles, "suspends")
+        for end in ends:
+            expect(end.device.number("failures"), 0, f"failures of {end.name}")
+            expect(dropped(end), 0, f"packets that the driver of {end.name} has dropped")
+        expect(one.ping(other), 0, "lost pings")
 
 
 @case("an interface is set down while its device is suspended, and up again after")
