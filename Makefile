@@ -34,9 +34,13 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench shell check mutate rust-analyzer lab-modules
-demo bench shell check mutate rust-analyzer:
+.PHONY: demo bench shell check mutate qemu rust-analyzer lab-modules
+demo bench shell check mutate qemu rust-analyzer:
 	@$(lab) $@
+
+.PHONY: qemu-check
+qemu-check:
+	@$(lab) qemu --check
 
 lab-modules:
 	@$(lab) modules
@@ -64,6 +68,8 @@ help:
 	@echo '  make bench          the figures, to out/bench.json'
 	@echo '  make check          formatting, lints, checkpatch, conformance'
 	@echo '  make mutate         break the driver in many ways: each must fail a test'
+	@echo '  make qemu           build QEMU with SUSPEND in its own devices, print where it is'
+	@echo '  make qemu-check     the same, and apply, checkpatch and test the series'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'
 	@echo ''

@@ -115,6 +115,9 @@ pub fn build(tree: &Tree, output: &Output) -> Result<PathBuf> {
 
 impl Devices {
     pub fn start(tree: &Tree, specs: &[Spec], run: &RunDir, output: &Output) -> Result<Self> {
+        if specs.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
         let program = build(tree, output)?;
         specs
             .iter()

@@ -76,6 +76,8 @@ pub enum Terminal {
 #[derive(Clone)]
 pub struct Config {
     pub accel: Accel,
+    /// QEMU.
+    pub emulator: PathBuf,
     pub devices: Vec<Spec>,
     /// More arguments of QEMU.
     pub qemu: Vec<String>,
@@ -100,6 +102,7 @@ impl Config {
     pub fn with(devices: Vec<Spec>) -> Self {
         Self {
             accel: Accel::default(),
+            emulator: "qemu-system-x86_64".into(),
             devices: match devices.is_empty() {
                 true => device::default_pair(),
                 false => devices,
@@ -394,7 +397,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     }
     let size = kernel.flavour.memory();
     let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = Command::new(&config.emulator);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-machine", "q35,memory-backend=memory"])
         .args(["-m", size, "-object", &memory])

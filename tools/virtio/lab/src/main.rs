@@ -26,6 +26,7 @@ mod mutate;
 mod output;
 mod picture;
 mod process;
+mod qemu;
 mod rust;
 mod scenario;
 mod schedule;
@@ -84,6 +85,12 @@ enum Cmd {
         #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
         qemu: Vec<String>,
 
+        /// Use the QEMU of `lab qemu`, or another one in the build root, with no test device but
+        /// devices of its own, which are to be given by --qemu.
+        #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true,
+              default_missing_value = "", conflicts_with = "devices")]
+        own_qemu: Option<PathBuf>,
+
         /// Leave out the modules: the kernel's own drivers bind to the devices.
         #[arg(long)]
         stock_drivers: bool,
@@ -110,6 +117,8 @@ enum Cmd {
         #[arg(long, value_name = "GLOB")]
         only: Option<String>,
     },
+    /// Build QEMU with SUSPEND in its own devices (tools/virtio/qemu), and print where it is.
+    Qemu(qemu::Args),
     /// Write rust-project.json, for rust-analyzer.
     RustAnalyzer,
     /// Start a guest to play in.
@@ -142,6 +151,10 @@ fn host(cli: Cli) -> Result<u8> {
     end_on_signals()?;
 
     let tree = Tree::at_current_dir()?;
+    if let Cmd::Qemu(args) = &cli.command {
+        // It needs no kernel.
+        return qemu::run(&tree, args);
+    }
     let kernel = kernel::set_up(&tree, cli.kernel, cli.series.as_deref())?;
     // Builds the modules and describes a guest with them.
     let with_modules = |devices: Vec<device::Spec>| {
@@ -161,6 +174,7 @@ fn host(cli: Cli) -> Result<u8> {
         Cmd::Guest {
             devices,
             qemu,
+            own_qemu,
             stock_drivers,
             deadline,
             command,
@@ -169,6 +183,13 @@ fn host(cli: Cli) -> Result<u8> {
                 true => guest::Config::with(devices),
                 false => with_modules(devices)?,
             };
+            if let Some(path) = own_qemu {
+                config.emulator = match path.as_os_str().is_empty() {
+                    true => qemu::set_up(&tree)?.binary(),
+                    false => path,
+                };
+                config.devices.clear();
+            }
             config.accel = cli.accel;
             config.deadline = Duration::from_secs(deadline);
             config.qemu = qemu
@@ -208,7 +229,7 @@ fn host(cli: Cli) -> Result<u8> {
             let outcome = guest::run(&tree, &kernel, "shell", &config, &job, print)?;
             outcome.report(&config.output);
         }
-        Cmd::Init(_) => unreachable!("handled by main"),
+        Cmd::Init(_) | Cmd::Qemu(_) => unreachable!("handled before"),
     }
     Ok(0)
 }
