@@ -526,9 +526,9 @@ fn queue_counts(dev: &Device<Bound>) -> Result<QueueCounts> {
         Err(EOPNOTSUPP) => 1,
         Err(error) => return Err(error),
     };
-    let limit = *module_parameters::num_request_queues.value_ref();
+    let limit = *parameters::num_request_queues.value_ref();
     let total = mq::num_possible_queues(min_not_zero(limit, offered)).clamp(1, offered);
-    let poll = (*module_parameters::poll_queues.value_ref()).min(total - 1);
+    let poll = (*parameters::poll_queues.value_ref()).min(total - 1);
 
     let default = total - poll;
     dev_info!(dev, "{default}/0/{poll} default/read/poll queues\n");
@@ -683,7 +683,7 @@ impl Driver for BlkDriver {
             )?;
             // As many requests as fill the virtqueue. Without indirect descriptors each needs two
             // at least.
-            let mut depth = *module_parameters::queue_depth.value_ref();
+            let mut depth = *parameters::queue_depth.value_ref();
             if depth == 0 {
                 depth = queues[0].num_free();
                 if !dev.has_feature(Feature::RING_INDIRECT_DESC) {
@@ -804,18 +804,19 @@ module! {
     authors: ["The virtio-suspend developers"],
     description: "Virtio block driver",
     license: "GPL",
-    params: {
-        num_request_queues: u32 {
-            default: 0,
-            description: "The most queues of a disk, 0 for as many as there are processors",
-        },
-        poll_queues: u32 {
-            default: 0,
-            description: "The number of dedicated virtqueues for polling I/O",
-        },
-        queue_depth: u32 {
-            default: 0,
-            description: "The number of requests of a queue, 0 for as many as fill the virtqueue",
-        },
+}
+
+virtio::module_parameters! {
+    num_request_queues: u32 {
+        default: 0,
+        description: "The most queues of a disk, 0 for as many as there are processors",
+    },
+    poll_queues: u32 {
+        default: 0,
+        description: "The number of dedicated virtqueues for polling I/O",
+    },
+    queue_depth: u32 {
+        default: 0,
+        description: "The number of requests of a queue, 0 for as many as fill the virtqueue",
     },
 }

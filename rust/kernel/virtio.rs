@@ -61,6 +61,9 @@ mod driver;
 mod features;
 #[path = "hw_random.rs"]
 pub mod hw_random;
+#[path = "virtio/parameter.rs"]
+#[doc(hidden)]
+pub mod parameter;
 #[path = "virtio/queue.rs"]
 mod queue;
 #[path = "virtio/status.rs"]
@@ -114,14 +117,15 @@ module! {
     authors: ["The virtio-suspend developers"],
     description: "Rust abstractions for virtio drivers, with SUSPEND",
     license: "GPL",
-    params: {
-        draft: bool {
-            default: true,
-            description: "Accept the SUSPEND proposed in 2023, feature bit 42 (default: on)",
-        },
-        recover: bool {
-            default: true,
-            description: "Reset and initialise a device that failed to suspend (default: on)",
-        },
+}
+
+module_parameters! {
+    draft: bool {
+        default: true,
+        description: "Accept the SUSPEND proposed in 2023, feature bit 42 (default: on)",
+    },
+    recover: bool {
+        default: true,
+        description: "Reset and initialise a device that failed to suspend (default: on)",
     },
 }

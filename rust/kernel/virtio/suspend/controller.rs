@@ -98,7 +98,7 @@ pub(crate) fn negotiate_offered(dev: &Device, driver_has_42: bool) -> Option<Rev
     if !dev.test_feature(Feature::VERSION_1) {
         return None;
     }
-    let draft = *crate::module_parameters::draft.value_ref();
+    let draft = *crate::parameters::draft.value_ref();
     protocol::negotiate(
         dev.offers(Feature::SUSPEND),
         draft && dev.offers(Feature::SUSPEND_DRAFT),
@@ -232,7 +232,7 @@ impl Controller {
 
     /// Returns whether the device is watched, and recovered when it fails.
     pub(crate) fn can_recover(&self) -> bool {
-        self.revision.is_some() && *crate::module_parameters::recover.value_ref()
+        self.revision.is_some() && *crate::parameters::recover.value_ref()
     }
 
     /// The device is in operation: makes room for its records, and shows them.

@@ -87,7 +87,7 @@ impl<T: Quiesce> Support<T> for Native {
     const SUPPORTED: bool = true;
 
     fn features() -> &'static [Feature] {
-        if *crate::module_parameters::draft.value_ref() {
+        if *crate::parameters::draft.value_ref() {
             &[Feature::SUSPEND, Feature::SUSPEND_DRAFT]
         } else {
             &[Feature::SUSPEND]

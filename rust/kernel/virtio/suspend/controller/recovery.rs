@@ -186,7 +186,7 @@ impl Controller {
             return;
         };
         let hopeless = matches!(cause, Cause::Watch { hopeless: true });
-        let reset = !lost && !hopeless && *crate::module_parameters::recover.value_ref();
+        let reset = !lost && !hopeless && *crate::parameters::recover.value_ref();
 
         match ops.recover(dev, lost, reset) {
             Ok(true) => {
