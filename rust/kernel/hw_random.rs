@@ -9,6 +9,11 @@
 use core::marker::PhantomData;
 
 use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    devres,
     error::{
         from_result,
         to_result, //
@@ -65,13 +70,28 @@ pub trait Source: Send + Sync + 'static {
     }
 }
 
+/// Registers `source` as a random number generator, until `dev` is unbound. `name` shows up in
+/// `rng_available`. May sleep.
+///
+/// There is nothing that a driver has to keep, or could forget: the core of the generators holds no
+/// reference to the module whose functions it calls.
+///
+/// After the driver's own data has been dropped, the source may still be asked for a moment.
+///
+/// # Errors
+///
+/// [`EEXIST`] if there is a generator of that name, [`ENOMEM`] if memory is short.
+pub fn register<T: Source>(dev: &Device<Bound>, name: CString, source: Arc<T>) -> Result {
+    devres::register(dev, Registration::new(name, source), GFP_KERNEL)
+}
+
 /// The registration of a random number generator.
 ///
 /// # Invariants
 ///
 /// `rng` is registered, and its `priv` is an `Arc<T>` as a foreign pointer, which it owns.
 #[pin_data(PinnedDrop)]
-pub struct Registration<T: Source> {
+struct Registration<T: Source> {
     #[pin]
     rng: Opaque<bindings::hwrng>,
     name: CString,
@@ -85,12 +105,8 @@ unsafe impl<T: Source> Send for Registration<T> {}
 unsafe impl<T: Source> Sync for Registration<T> {}
 
 impl<T: Source> Registration<T> {
-    /// Registers `source` under `name`, which shows up in `rng_available`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`EEXIST`] if there is a generator of that name.
-    pub fn new(name: CString, source: Arc<T>) -> impl PinInit<Self, Error> {
+    /// See [`register`].
+    fn new(name: CString, source: Arc<T>) -> impl PinInit<Self, Error> {
         let name_ptr = name.as_char_ptr();
 
         try_pin_init!(Self {

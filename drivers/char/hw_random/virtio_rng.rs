@@ -18,7 +18,8 @@ use kernel::{
         Bound,
         Core, //
     },
-    new_mutex, new_spinlock_irq,
+    interrupt::LocalInterruptDisabled,
+    new_spinlock_irq,
     prelude::*,
     str::CString,
     sync::{
@@ -28,7 +29,6 @@ use kernel::{
         },
         Arc,
         ArcBorrow,
-        Mutex,
         SpinLockIrq, //
     },
     time::msecs_to_jiffies,
@@ -36,7 +36,7 @@ use kernel::{
 
 use virtio::{
     hw_random::{
-        Registration,
+        self,
         Source, //
     },
     suspend::{
@@ -259,32 +259,31 @@ impl Source for Entropy {
 }
 
 /// The data of a device.
-#[pin_data]
 struct RngData {
     entropy: Arc<Entropy>,
-    #[pin]
-    registration: Mutex<Option<Pin<KBox<Registration<Entropy>>>>>,
+    /// Whether the source has been registered.
+    registered: Atomic<bool>,
 }
 
 impl RngData {
-    /// Registers the source, by the first name that is free.
-    fn register(&self) -> Result {
-        let mut registration = self.registration.lock();
-        if registration.is_some() {
+    /// Registers the source, by the first name that is free. Calls exclude each other: the device
+    /// lock is held.
+    fn register(&self, dev: &Device<Core<'_>>) -> Result {
+        if self.registered.load(Relaxed) {
             return Ok(());
         }
         for index in 0.. {
             let name = CString::try_from_fmt(fmt!("virtio_rng.{index}"))?;
-            let init = Registration::new(name, self.entropy.clone());
-            match KBox::pin_init(init, GFP_KERNEL) {
+            match hw_random::register(dev.as_ref(), name, self.entropy.clone()) {
                 Err(error) if error == EEXIST => continue,
                 result => {
-                    *registration = Some(result?);
+                    result?;
                     break;
                 }
             }
         }
         Ok(())
+        self.registered.store(true, Relaxed);
     }
 }
 
@@ -301,22 +300,19 @@ impl Driver for RngDriver {
     fn probe<'bound>(
         dev: &'bound Device<Core<'_>>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
-        pin_init::pin_init_scope(move || {
-            let mut queues = dev.virtqueues();
-            let input = queues.add(fmt!("input"))?;
-            queues.find()?;
+        let mut queues = dev.virtqueues();
+        let input = queues.add(fmt!("input"))?;
+        queues.find()?;
 
-            let entropy = Entropy::new(input)?;
-            Ok(try_pin_init!(RngData {
-                entropy,
-                registration <- new_mutex!(None),
-            }))
+        Ok(RngData {
+            entropy: Entropy::new(input)?,
+            registered: Atomic::new(false),
         })
     }
 
-    fn start(_dev: &Device<Core<'_>>, this: Pin<&RngData>) -> Result {
+    fn start(dev: &Device<Core<'_>>, this: Pin<&RngData>) -> Result {
         this.entropy.start()?;
-        this.register()
+        this.register(dev)
     }
 
     fn stop(_dev: &Device<Core<'_>>, this: Pin<&RngData>) {
