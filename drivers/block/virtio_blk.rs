@@ -22,6 +22,7 @@ use kernel::{
         Bound,
         Core, //
     },
+    interrupt::LocalInterruptDisabled,
     fmt,
     prelude::*,
     str::BStr,
@@ -751,7 +752,12 @@ impl Driver for BlkDriver {
         }
     }
 
-    fn used(_dev: &Device<Bound>, this: Pin<&BlkData<'_>>, queue: usize) {
+    fn used(
+        _dev: &Device<Bound>,
+        this: Pin<&BlkData<'_>>,
+        queue: usize,
+        _irq: &LocalInterruptDisabled,
+    ) {
         this.complete(queue);
     }
 

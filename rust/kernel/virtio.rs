@@ -89,7 +89,6 @@ pub use self::driver::{
 pub use self::features::Feature;
 pub use self::queue::{
     AddError,
-    Kick,
     Used,
     VirtQueue,
     VirtQueueGuard,

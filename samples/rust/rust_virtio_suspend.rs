@@ -17,6 +17,7 @@ use kernel::{
         Core, //
     },
     device_id::IdArray,
+    interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::Arc, //
 };
@@ -71,8 +72,16 @@ impl Driver for SampleDriver {
         Ok(())
     }
 
-    fn used(dev: &Device<Bound>, this: Pin<&SampleData>, _queue: usize) {
-        while let Some(used) = this.queue.lock().get_buf() {
+    fn used(
+        dev: &Device<Bound>,
+        this: Pin<&SampleData>,
+        _queue: usize,
+        _irq: &LocalInterruptDisabled,
+    ) {
+        loop {
+            // Unlocked at the end of the statement: in the condition of a loop it would not be.
+            let used = this.queue.lock().get_buf();
+            let Some(used) = used else { break };
             dev_info!(dev, "received {} bytes\n", used.len);
         }
     }

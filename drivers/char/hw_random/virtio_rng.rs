@@ -164,9 +164,8 @@ impl Entropy {
     }
 
     /// Takes the buffer back from the device, if that has used it.
-    fn receive(&self) {
-        let mut delivered = self.delivered.lock();
-
+    fn receive(&self, irq: &LocalInterruptDisabled) {
+        let mut delivered = self.delivered.lock_with(irq);
         let mut queue = self.queue.lock();
 
         // There may be none: there are spurious notifications, for example if an interrupt is
@@ -283,8 +282,8 @@ impl RngData {
             }
         }
         Ok(())
-        self.registered.store(true, Relaxed);
     }
+        self.registered.store(true, Relaxed);
 }
 
 struct RngDriver;
@@ -319,8 +318,13 @@ impl Driver for RngDriver {
         this.entropy.stop();
     }
 
-    fn used(_dev: &Device<Bound>, this: Pin<&RngData>, _queue: usize) {
-        this.entropy.receive();
+    fn used(
+        _dev: &Device<Bound>,
+        this: Pin<&RngData>,
+        _queue: usize,
+        irq: &LocalInterruptDisabled,
+    ) {
+        this.entropy.receive(irq);
     }
 }
 

@@ -8,6 +8,7 @@ use kernel::{
         Core, //
     },
     device_id::RawDeviceId,
+    interrupt::LocalInterruptDisabled,
     prelude::*, //
 };
 
@@ -120,6 +121,7 @@ macro_rules! virtio_device_table {
 /// };
 /// use virtio::{suspend, Device, DeviceId, Driver, IdTable};
 ///
+///     interrupt::LocalInterruptDisabled,
 /// struct MyDriver;
 ///
 /// virtio::virtio_device_table!(ID_TABLE, [DeviceId::new(DeviceId::ENTROPY)]);
@@ -136,7 +138,13 @@ macro_rules! virtio_device_table {
 ///         Ok(MyDriver)
 ///     }
 ///
-///     fn used(_dev: &Device<Bound>, _this: Pin<&Self>, _queue: usize) {}
+///     fn used(
+///         _dev: &Device<Bound>,
+///         _this: Pin<&Self>,
+///         _queue: usize,
+///         _irq: &LocalInterruptDisabled,
+///     ) {
+///     }
 /// }
 /// # fn main() {}
 /// ```
@@ -193,11 +201,20 @@ pub trait Driver: Sized {
 
     /// Used buffer notification: take back what the device has used in the virtqueue `queue`.
     ///
-    /// Called in interrupt context, or in process context when the device has been suspended or
-    /// resumed; nothing may sleep. There may be nothing to take back, and two calls for the same
-    /// virtqueue can run at a time. Buffers are to be taken back until there is none: the device
-    /// may notify again only when the driver has seen all.
-    fn used(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>, queue: usize);
+    /// Always called with interrupts disabled, of which `irq` is the proof: by an interrupt, or by
+    /// the bus abstraction when the device has been suspended or resumed. Nothing may sleep. A
+    /// lock that is taken here and elsewhere has to be a `SpinLockIrq`, which can be taken here by
+    /// `lock_with(irq)`.
+    ///
+    /// There may be nothing to take back, and two calls for the same virtqueue can run at a time.
+    /// Buffers are to be taken back until there is none: the device may notify again only when the
+    /// driver has seen all.
+    fn used(
+        dev: &Device<Bound>,
+        this: Pin<&Self::Data<'_>>,
+        queue: usize,
+        irq: &LocalInterruptDisabled,
+    );
 
     /// The device is out of operation for good: it has been stopped, and [`start`](Driver::start)
     /// will not follow. Whoever still waits for it is to be told. May sleep.

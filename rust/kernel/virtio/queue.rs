@@ -20,6 +20,7 @@ use kernel::{
         },
         lock::spinlock::SpinLockIrqGuard,
         SpinLockIrq, //
+        LockClassKey,
     },
     time::{
         delay::fsleep,
@@ -68,6 +69,22 @@ pub struct AddError<T> {
 }
 
 /// A virtqueue of buffers that are owned by tokens of type `T`.
+/// How many virtqueues of a device have a lock class of their own.
+const LOCK_CLASSES: usize = 32;
+
+/// Returns the lock class of a virtqueue: there is one for each index, so that several virtqueues
+/// of a device can be locked at a time, in a fixed order. Those beyond the last class share it, and
+/// can't.
+fn lock_class(index: usize) -> (&'static CStr, Pin<&'static LockClassKey>) {
+    static KEYS: [LockClassKey; LOCK_CLASSES] = [const {
+        // SAFETY: They are in static memory, and none of them is ever dropped.
+        unsafe { LockClassKey::new_static() }
+    }; LOCK_CLASSES];
+    static NAME: &CStr = c"virtio::VirtQueue::inner";
+
+    (NAME, Pin::static_ref(&KEYS[index.min(LOCK_CLASSES - 1)]))
+}
+
 ///
 /// It is shared by the driver, whose operations go through [`VirtQueue::lock`], and the bus
 /// abstraction, which gates the queue when the device is suspended and takes it down when the
@@ -118,7 +135,7 @@ impl Inner {
 
 impl<T: Token> VirtQueue<T> {
     fn new(name: Name, index: usize, notified: bool) -> impl PinInit<Self> {
-        let class = lock_class!(c"virtio::VirtQueue::inner");
+        let class = lock_class(index);
         pin_init!(Self {
             name,
             index,
@@ -144,6 +161,9 @@ impl<T: Token> VirtQueue<T> {
     /// Takes the queue's lock, with interrupts disabled. Any context; nothing may sleep before the
     /// guard is dropped.
     #[inline]
+    ///
+    /// Several queues of a device can be locked at a time, if always in the same order: each index
+    /// has a lock class of its own, up to 32 of them.
     pub fn lock(&self) -> VirtQueueGuard<'_, T> {
         VirtQueueGuard {
             queue: self,
@@ -182,8 +202,7 @@ const KICK_PATIENCE: Delta = Delta::from_micros(10);
 ///
 /// `vq` is a valid virtqueue, because it counts in `kicks`: [`RawQueue::set_open`] and
 /// [`RawQueue::detach`] wait until that is 0.
-#[must_use = "a notification is sent when this is dropped: unlock the queue first"]
-pub struct Kick<'a> {
+struct Kick<'a> {
     vq: NonNull<bindings::virtqueue>,
     kicks: &'a Atomic<u32>,
 }
@@ -203,6 +222,8 @@ impl Drop for Kick<'_> {
 /// allocated with `GFP_ATOMIC`.
 pub struct VirtQueueGuard<'a, T: Token> {
     queue: &'a VirtQueue<T>,
+/// Not for drivers: one that is not dropped keeps the queue from being closed.
+///
     inner: SpinLockIrqGuard<'a, Inner>,
 }
 
@@ -288,7 +309,7 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
     ///
     /// There is none while the device is suspended (rule D5), as for [`VirtQueueGuard::kick`].
     #[inline]
-    pub fn prepare_kick(&mut self) -> Option<Kick<'a>> {
+    fn prepare_kick(&mut self) -> Option<Kick<'a>> {
         let vq = self.inner.vq.filter(|_| self.inner.open)?;
 
         // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock, which

@@ -16,6 +16,7 @@ use kernel::{
     },
     error::from_result,
     prelude::*,
+    interrupt::local_interrupt_disable,
     sync::{
         atomic::{
             Acquire,
@@ -55,6 +56,7 @@ pub(crate) struct Ops {
     pub(crate) ungate: fn(&Device<Bound>),
     /// Takes the device out of operation and resets it. The device lock must be held.
     pub(crate) stop: fn(&Device<Bound>),
+    /// Has the driver take back what the device has used in a virtqueue. Any context.
     /// Puts the device back into operation, after a reset and with FEATURES_OK set. The device lock
     /// must be held.
     pub(crate) restart: fn(&Device<Bound>) -> Result,
@@ -206,7 +208,7 @@ impl<T: Driver + 'static> Adapter<T> {
     fn used(dev: &Device<Bound>, index: usize) {
         // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
         // probed, and only while that is live or its controller gated.
-        unsafe { Self::with_data(dev, |data| T::used(dev, data, index)) };
+        unsafe { Self::with_data(dev, |data| T::used(dev, data, index, &irq)) };
     }
 
     fn gate(dev: &Device<Bound>) -> Result {
@@ -268,6 +270,9 @@ impl<T: Driver + 'static> Adapter<T> {
                 common <- try_pin_init!(Common {
                     ops: Self::OPS,
                     queues <- Mutex::new(KVec::new(), class.0, class.1),
+        // Interrupts are not disabled if the controller calls, nor in the handlers of transports
+        // that are not interrupted themselves.
+        let irq = local_interrupt_disable();
                     spread_queues: Atomic::new(false),
                     controller <- suspend::Controller::new(revision, Self::look),
                     config_work <- Later::new(Self::config_work),
