@@ -10,6 +10,7 @@ use core::{
 };
 
 use kernel::{
+    device::BoundInternal,
     prelude::*,
     sync::{
         atomic::{
@@ -19,8 +20,8 @@ use kernel::{
             Release, //
         },
         lock::spinlock::SpinLockIrqGuard,
-        SpinLockIrq, //
         LockClassKey,
+        SpinLockIrq, //
     },
     time::{
         delay::fsleep,
@@ -34,7 +35,7 @@ use crate::{
         Parts,
         Token, //
     },
-    sync::lock_class, //
+    Device, //
 };
 
 #[path = "queue/raw.rs"]
@@ -68,7 +69,6 @@ pub struct AddError<T> {
     pub error: Error,
 }
 
-/// A virtqueue of buffers that are owned by tokens of type `T`.
 /// How many virtqueues of a device have a lock class of their own.
 const LOCK_CLASSES: usize = 32;
 
@@ -85,6 +85,7 @@ fn lock_class(index: usize) -> (&'static CStr, Pin<&'static LockClassKey>) {
     (NAME, Pin::static_ref(&KEYS[index.min(LOCK_CLASSES - 1)]))
 }
 
+/// A virtqueue of buffers that are owned by tokens of type `T`.
 ///
 /// It is shared by the driver, whose operations go through [`VirtQueue::lock`], and the bus
 /// abstraction, which gates the queue when the device is suspended and takes it down when the
@@ -160,10 +161,10 @@ impl<T: Token> VirtQueue<T> {
 
     /// Takes the queue's lock, with interrupts disabled. Any context; nothing may sleep before the
     /// guard is dropped.
-    #[inline]
     ///
     /// Several queues of a device can be locked at a time, if always in the same order: each index
     /// has a lock class of its own, up to 32 of them.
+    #[inline]
     pub fn lock(&self) -> VirtQueueGuard<'_, T> {
         VirtQueueGuard {
             queue: self,
@@ -192,11 +193,37 @@ impl<T: Token> VirtQueue<T> {
     }
 }
 
-/// How long to wait before looking again whether a notification has been sent.
-const KICK_PATIENCE: Delta = Delta::from_micros(10);
+/// Has the device looked at, if it has put something into the virtqueue that can't be: else whoever
+/// waits for it waits in vain. Any context.
+///
+/// The handler of interrupts does this, too, but there are none for a queue that is polled, nor is
+/// there one when the virtqueue is found to be broken in another way.
+///
+/// # Safety
+///
+/// `vq` must be attached to a [`VirtQueue`], and not be detached during the call.
+#[cold]
+unsafe fn look_if_broken(vq: NonNull<bindings::virtqueue>) {
+    // SAFETY: By the safety requirements.
+    if !unsafe { bindings::virtqueue_is_broken(vq.as_ptr()) } {
+        return;
+    }
+    // SAFETY: By the safety requirements the virtqueue is valid, and so is its device.
+    let vdev = unsafe { (*vq.as_ptr()).vdev };
+    // SAFETY: A virtqueue is detached before its device is unbound.
+    // INVARIANT: The reference stays within the call.
+    let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
+    dev.common().controller.look_soon(dev);
+}
+
+/// How long to wait before looking again whether a notification has been sent. Long enough for
+/// `fsleep` to sleep.
+const KICK_PATIENCE: Delta = Delta::from_micros(20);
 
 /// A notification that is due. It is sent when this is dropped, which is best done when the queue
 /// is no longer locked: to notify means to leave the guest.
+///
+/// Not for drivers: one that is not dropped keeps the queue from being closed.
 ///
 /// # Invariants
 ///
@@ -210,8 +237,14 @@ struct Kick<'a> {
 impl Drop for Kick<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants `vq` is valid. To notify needs no lock.
-        unsafe { bindings::virtqueue_notify(self.vq.as_ptr()) };
+        // SAFETY: By the type invariants `vq` is valid. To notify needs no lock: with
+        // VIRTIO_F_NOTIFICATION_DATA the transport reads the position of the next buffer, and may
+        // then tell the device of more than was there when the notification was prepared, which is
+        // true all the same. The virtio core allows for that, see `virtqueue_notify`.
+        if !unsafe { bindings::virtqueue_notify(self.vq.as_ptr()) } {
+            // SAFETY: By the type invariants `vq` is valid, and not detached yet.
+            unsafe { look_if_broken(self.vq) };
+        }
         self.kicks.fetch_sub(1, Release);
     }
 }
@@ -222,8 +255,6 @@ impl Drop for Kick<'_> {
 /// allocated with `GFP_ATOMIC`.
 pub struct VirtQueueGuard<'a, T: Token> {
     queue: &'a VirtQueue<T>,
-/// Not for drivers: one that is not dropped keeps the queue from being closed.
-///
     inner: SpinLockIrqGuard<'a, Inner>,
 }
 
@@ -282,6 +313,8 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
         if ret != 0 {
             // SAFETY: `data` comes from `into_raw` above, and the virtqueue did not take it.
             let token = unsafe { T::from_raw(data) };
+            // SAFETY: `vq` is a valid virtqueue, and attached while the lock is held.
+            unsafe { look_if_broken(vq) };
             let error = Error::from_errno(ret);
             return Err(AddError { token, error });
         }
@@ -301,7 +334,10 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
         if self.inner.open {
             // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock,
             // which is held, excludes all other operations on it.
-            unsafe { bindings::virtqueue_kick(vq.as_ptr()) };
+            if !unsafe { bindings::virtqueue_kick(vq.as_ptr()) } {
+                // SAFETY: As above, and it is attached while the lock is held.
+                unsafe { look_if_broken(vq) };
+            }
         }
     }
 
@@ -371,6 +407,11 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
                 || unsafe { bindings::virtqueue_enable_cb(vq.as_ptr()) }
                 || count == before
             {
+                // What is not found by an interrupt is found here, when there was nothing.
+                if count == 0 && !self.queue.notified && self.inner.outstanding > 0 {
+                    // SAFETY: As above, and it is attached while the lock is held.
+                    unsafe { look_if_broken(vq) };
+                }
                 return count;
             }
         }
