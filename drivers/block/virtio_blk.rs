@@ -30,7 +30,8 @@ use kernel::{
         atomic::{
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         Arc, //
     },
@@ -216,13 +217,26 @@ impl BlkQueue {
         // another virtqueue may come at once, before the block layer has the request back: it is
         // told to try again by itself, which it does unless the queue is still stopped.
         hw_queue.stop();
-        self.shared.stopped.store(true, Relaxed);
+        // With `Release`, so that who reads it in `Shared::restart` sees the hardware queue
+        // stopped:
+        //
+        //     refusal                           Shared::restart
+        //     W  BLK_MQ_S_STOPPED = 1           RMW  stopped: true -> false, fully ordered
+        //     W  stopped = true, Release        R    BLK_MQ_S_STOPPED, 0 is forbidden
+        //
+        // Else the queue would be seen as running, left alone, and stay stopped.
+        //
+        // That somebody reads it is by the lock of the virtqueue, which is held here. The buffer
+        // for which `outstanding` is not 0 is taken back, or a broken virtqueue drained, in a later
+        // section of that lock, and `restart` called after it.
+        self.shared.stopped.store(true, Release);
         ENOMEM
     }
 }
 
 impl Shared {
-    /// Lets the hardware queues go on that have been stopped.
+    /// Lets the hardware queues go on that have been stopped. To be called after buffers have been
+    /// taken back, or virtqueues drained, under their locks: see [`BlkQueue::refusal`].
     #[inline]
     fn restart(&self, disk: &Disk<BlkOps>) {
         if self.stopped.load(Relaxed) && self.stopped.xchg(false, Full) {
