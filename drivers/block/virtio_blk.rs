@@ -577,7 +577,6 @@ impl fmt::Display for DiskName {
 struct BlkData<'bound> {
     queues: KVec<Arc<VirtQueue<Request>>>,
     shared: Arc<Shared>,
-    #[pin]
     disk: GenDisk<'bound, BlkOps>,
 }
 
@@ -731,7 +730,7 @@ impl Driver for BlkDriver {
             Ok(try_pin_init!(BlkData {
                 queues,
                 shared,
-                disk <- GenDisk::new(parent, tag_set, limits, options, data),
+                disk: GenDisk::new(parent, tag_set, limits, options, data)?,
             }))
         })
     }

@@ -210,6 +210,28 @@ struct queue_limits rust_virtio_helper_queue_limits_start_update(struct request_
 	return queue_limits_start_update(q);
 }
 
+static bool has_tags(struct blk_mq_tags *tags)
+{
+	/* Who waits for a tag may have been woken, and not have it yet. */
+	return tags && (sbitmap_any_bit_set(&tags->bitmap_tags.sb) ||
+			atomic_read(&tags->bitmap_tags.ws_active));
+}
+
+/* Whether a queue has a request, be it on its way to the driver or with it. May sleep. */
+bool rust_virtio_helper_blk_mq_has_requests(struct request_queue *q)
+{
+	struct blk_mq_hw_ctx *hctx;
+	bool found = false;
+	unsigned long i;
+
+	/* Keeps the tags of the scheduler. */
+	mutex_lock(&q->elevator_lock);
+	queue_for_each_hw_ctx(q, hctx, i)
+		found = found || has_tags(hctx->tags) || has_tags(hctx->sched_tags);
+	mutex_unlock(&q->elevator_lock);
+	return found;
+}
+
 sector_t rust_virtio_helper_get_capacity(struct gendisk *disk)
 {
 	return get_capacity(disk);

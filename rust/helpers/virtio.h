@@ -104,6 +104,7 @@ bool rust_virtio_helper_blk_mq_add_to_batch(struct request *rq, struct io_comp_b
 unsigned short rust_virtio_helper_blk_rq_nr_discard_segments(struct request *rq);
 struct queue_limits rust_virtio_helper_queue_limits_start_update(struct request_queue *q);
 sector_t rust_virtio_helper_get_capacity(struct gendisk *disk);
+bool rust_virtio_helper_blk_mq_has_requests(struct request_queue *q);
 struct gendisk *rust_virtio_helper_dev_to_disk(struct device *dev);
 void rust_virtio_helper_hd_geometry_set(struct hd_geometry *geo, unsigned char heads,
 					unsigned char sectors, unsigned short cylinders);

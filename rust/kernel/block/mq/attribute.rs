@@ -115,8 +115,8 @@ impl<T: Operations> AttributeFile<T> {
 ///
 /// `dev` must be that of a disk of `T` that is being added, or is and is not deleted during `'a`.
 unsafe fn disk<'a, T: Operations>(dev: *mut device) -> (&'a Disk<T>, &'a T::Parent) {
-    // SAFETY: By the safety requirements. Until the disk has been deleted, which its `GenDisk`
-    // sees to before that ends, its parent is bound.
+    // SAFETY: By the safety requirements. Until the disk has been deleted, which is seen to when
+    // the parent is unbound, that is bound.
     unsafe {
         let parent = kernel::device::Device::<Bound>::from_raw((*dev).parent);
         (

@@ -13,6 +13,7 @@ use core::{
 
 use kernel::{
     bindings::hd_geometry,
+    devres,
     error::{
         from_err_ptr,
         to_result, //
@@ -242,125 +243,36 @@ enum Presence {
     Deleted,
 }
 
-/// A disk, from its creation to its deletion. It can be used longer by those who have it open.
+/// What there is of a disk, as long as somebody may have to delete it.
 ///
 /// # Invariants
 ///
 /// `disk` is a disk of `T`, of which this has a reference.
 #[pin_data(PinnedDrop)]
-pub struct GenDisk<'bound, T: Operations> {
+struct Inner<T: Operations> {
     disk: *mut bindings::gendisk,
-    parent: &'bound T::Parent,
     #[pin]
     presence: Mutex<Presence>,
     /// Whether dispatch is held back.
     quiesced: Atomic<bool>,
+    /// Whether whoever makes a request waits.
+    frozen: Atomic<bool>,
     _tag_set: Arc<TagSet<T>>,
 }
 
 // SAFETY: A `struct gendisk` is not tied to a thread, and neither is what the driver keeps in it.
-unsafe impl<T: Operations> Send for GenDisk<'_, T> where T::Parent: Sync {}
+unsafe impl<T: Operations> Send for Inner<T> {}
 
 // SAFETY: All operations of a shared reference synchronise themselves.
-unsafe impl<T: Operations> Sync for GenDisk<'_, T> where T::Parent: Sync {}
+unsafe impl<T: Operations> Sync for Inner<T> {}
 
-impl<'bound, T: Operations> GenDisk<'bound, T> {
-    /// Creates an initializer for a disk that nobody knows yet: see [`GenDisk::add`]. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`EINVAL`] if the block layer does not like the limits, or the name is too long; [`ENOMEM`].
-    pub fn new<N: fmt::Display>(
-        parent: &'bound T::Parent,
-        tag_set: Arc<TagSet<T>>,
-        limits: Limits,
-        options: DiskOptions<N>,
-        data: T::DiskData,
-    ) -> impl PinInit<Self, Error> + use<'bound, T, N> {
-        pin_init::pin_init_scope(move || {
-            let mut limits = limits.to_raw();
-            let private = KBox::new(
-                Private::<T> {
-                    data,
-                    attributes: AttributeGroups::new::<T>()?,
-                },
-                GFP_KERNEL,
-            )?;
-
-            // SAFETY: The tag set is valid, and kept as long as the disk is not deleted.
-            let disk = from_err_ptr(unsafe {
-                bindings::__blk_mq_alloc_disk(
-                    tag_set.as_raw(),
-                    &mut limits,
-                    core::ptr::null_mut(),
-                    static_lock_class!().as_ptr(),
-                )
-            })?;
-            // SAFETY: The disk is valid, and nobody else's yet.
-            let raw = unsafe { &mut *disk };
-            raw.private_data = KBox::into_raw(private).cast();
-            raw.fops = &Disk::<T>::FOPS;
-            // CAST: From the kernel's own ranges.
-            raw.major = options.major as c_int;
-            raw.first_minor = options.first_minor as c_int;
-            raw.minors = options.minors as c_int;
-
-            let named = NullTerminatedFormatter::new(
-                // SAFETY: A `c_char` is a byte.
-                unsafe { &mut *(&raw mut raw.disk_name).cast::<[u8; 32]>() },
-            )
-            .ok_or(EINVAL)
-            .and_then(|mut f| f.write_fmt(fmt!("{}", options.name)).map_err(|_| EINVAL));
-            if options.read_only {
-                // SAFETY: The disk is valid.
-                unsafe { bindings::set_disk_ro(disk, true) };
-            }
-
-            let class = lock_class!(c"block::GenDisk::presence");
-            // INVARIANT: The disk has just been made.
-            let this = try_pin_init!(Self {
-                disk,
-                parent,
-                presence <- Mutex::new(Presence::New, class.0, class.1),
-                quiesced: Atomic::new(false),
-                _tag_set: tag_set,
-            });
-            Ok(this.pin_chain(move |_| named))
-        })
+impl<T: Operations> Inner<T> {
+    fn queue(&self) -> *mut bindings::request_queue {
+        // SAFETY: By the type invariants the disk is valid. Its queue never changes.
+        unsafe { (*self.disk).queue }
     }
 
-    /// Adds the disk to the system: it is there when this returns, with its partitions. May sleep,
-    /// and does I/O.
-    ///
-    /// # Errors
-    ///
-    /// [`EEXIST`] if there is one of this name, [`ENOMEM`], [`EBUSY`] if it has been added before.
-    pub fn add(&self) -> Result {
-        let mut presence = self.presence.lock();
-        if *presence != Presence::New {
-            return Err(EBUSY);
-        }
-        // CAST: The function only reads the array.
-        let groups = self.private().attributes.as_ptr().cast_mut();
-        // CAST: `Device` is a transparent wrapper.
-        let parent = core::ptr::from_ref(self.parent.as_ref()).cast_mut().cast();
-        // SAFETY: The disk is valid and complete. The groups stay until it is freed, and the parent
-        // is bound until it has been deleted.
-        to_result(unsafe { bindings::device_add_disk(parent, self.disk, groups) })?;
-        *presence = Presence::Added;
-        Ok(())
-    }
-
-    /// Returns whether the disk is there: added, and not deleted.
-    pub fn is_present(&self) -> bool {
-        *self.presence.lock() == Presence::Added
-    }
-
-    /// Deletes the disk, if it is there. May sleep.
-    ///
-    /// What is in the page cache is written, if `dead` is false. Then whoever uses the disk gets
-    /// errors. All requests are waited for.
-    pub fn delete(&self, dead: bool) {
+    fn delete(&self, dead: bool) {
         let mut presence = self.presence.lock();
         if *presence != Presence::Added {
             return;
@@ -376,23 +288,212 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
         unsafe { bindings::del_gendisk(self.disk) };
     }
 
+    fn unquiesce(&self) {
+        if self.quiesced.xchg(false, Full) {
+            // SAFETY: By the type invariants the queue is valid.
+            unsafe { bindings::blk_mq_unquiesce_queue(self.queue()) };
+        }
+    }
+
+    fn unfreeze(&self) {
+        if self.frozen.xchg(false, Full) {
+            // SAFETY: By the type invariants the queue is valid. The pairing call is in
+            // `GenDisk::start_freeze`.
+            unsafe { bindings::blk_mq_unfreeze_queue_non_owner(self.queue()) };
+        }
+    }
+}
+
+#[pinned_drop]
+impl<T: Operations> PinnedDrop for Inner<T> {
+    fn drop(self: Pin<&mut Self>) {
+        let added = *self.presence.lock() != Presence::New;
+        // SAFETY: By the type invariants the disk is valid.
+        let private = unsafe { (*self.disk).private_data }.cast::<Private<T>>();
+
+        // SAFETY: By the type invariants the reference is this one's.
+        unsafe { bindings::put_disk(self.disk) };
+        if !added {
+            // SAFETY: The reference was the only one, and `free_disk_callback` is not called for a
+            // disk that has not been added. By the type invariants of `Disk` it is a box.
+            drop(unsafe { KBox::from_raw(private) });
+        }
+    }
+}
+
+/// Deletes a disk when its parent is unbound, if that has not been done before: a [`GenDisk`] can
+/// be forgotten, but the parent and the functions of the driver must not be used after that.
+struct DeleteOnUnbind<T: Operations>(Arc<Inner<T>>);
+
+impl<T: Operations> Drop for DeleteOnUnbind<T> {
+    fn drop(&mut self) {
+        // What waits would be waited for.
+        self.0.unquiesce();
+        self.0.unfreeze();
+        self.0.delete(true);
+    }
+}
+
+/// A disk, from its creation to its deletion. It can be used longer by those who have it open.
+///
+/// It is deleted when this is dropped, or else when the parent has been unbound.
+pub struct GenDisk<'bound, T: Operations> {
+    inner: Arc<Inner<T>>,
+    parent: &'bound T::Parent,
+}
+
+impl<'bound, T: Operations> GenDisk<'bound, T> {
+    /// Creates a disk that nobody knows yet: see [`GenDisk::add`]. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the block layer does not like the limits, or the name is too long; [`ENOMEM`].
+    pub fn new<N: fmt::Display>(
+        parent: &'bound T::Parent,
+        tag_set: Arc<TagSet<T>>,
+        limits: Limits,
+        options: DiskOptions<N>,
+        data: T::DiskData,
+    ) -> Result<Self> {
+        let mut limits = limits.to_raw();
+        let private = KBox::new(
+            Private::<T> {
+                data,
+                attributes: AttributeGroups::new::<T>()?,
+            },
+            GFP_KERNEL,
+        )?;
+
+        // SAFETY: The tag set is valid, and kept as long as the disk is not deleted.
+        let disk = from_err_ptr(unsafe {
+            bindings::__blk_mq_alloc_disk(
+                tag_set.as_raw(),
+                &mut limits,
+                core::ptr::null_mut(),
+                static_lock_class!().as_ptr(),
+            )
+        })?;
+        // SAFETY: The disk is valid, and nobody else's yet.
+        let raw = unsafe { &mut *disk };
+        raw.private_data = KBox::into_raw(private).cast();
+        raw.fops = &Disk::<T>::FOPS;
+
+        let class = lock_class!(c"block::Inner::presence");
+        // INVARIANT: The disk has just been made.
+        let init = pin_init!(Inner {
+            disk,
+            presence <- Mutex::new(Presence::New, class.0, class.1),
+            quiesced: Atomic::new(false),
+            frozen: Atomic::new(false),
+            // If this fails, the disk is put before the tag set.
+            _tag_set: tag_set.clone(),
+        });
+        let inner = Arc::pin_init(init, GFP_KERNEL).inspect_err(|_| {
+            // SAFETY: The reference and the box are nobody else's: see `PinnedDrop` of `Inner`.
+            unsafe {
+                let private = (*disk).private_data.cast::<Private<T>>();
+                bindings::put_disk(disk);
+                drop(KBox::from_raw(private));
+            }
+        })?;
+
+        // CAST: From the kernel's own ranges.
+        raw.major = options.major as c_int;
+        raw.first_minor = options.first_minor as c_int;
+        raw.minors = options.minors as c_int;
+        NullTerminatedFormatter::new(
+            // SAFETY: A `c_char` is a byte.
+            unsafe { &mut *(&raw mut raw.disk_name).cast::<[u8; 32]>() },
+        )
+        .ok_or(EINVAL)
+        .and_then(|mut f| f.write_fmt(fmt!("{}", options.name)).map_err(|_| EINVAL))?;
+        if options.read_only {
+            // SAFETY: The disk is valid.
+            unsafe { bindings::set_disk_ro(disk, true) };
+        }
+        Ok(Self { inner, parent })
+    }
+
+    /// Adds the disk to the system: it is there when this returns, with its partitions. May sleep,
+    /// and does I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`EEXIST`] if there is one of this name, [`ENOMEM`], [`EBUSY`] if it has been added before.
+    pub fn add(&self) -> Result {
+        let mut presence = self.inner.presence.lock();
+        if *presence != Presence::New {
+            return Err(EBUSY);
+        }
+        let parent = self.parent.as_ref();
+        devres::register(parent, DeleteOnUnbind(self.inner.clone()), GFP_KERNEL)?;
+
+        // CAST: The function only reads the array.
+        let groups = self.private().attributes.as_ptr().cast_mut();
+        // CAST: `Device` is a transparent wrapper.
+        let parent = core::ptr::from_ref(parent).cast_mut().cast();
+        // SAFETY: The disk is valid and complete. The groups stay until it is freed, and the parent
+        // is bound until it has been deleted: by `DeleteOnUnbind`, if not before.
+        to_result(unsafe { bindings::device_add_disk(parent, self.inner.disk, groups) })?;
+        *presence = Presence::Added;
+        Ok(())
+    }
+
+    /// Returns whether the disk is there: added, and not deleted.
+    pub fn is_present(&self) -> bool {
+        *self.inner.presence.lock() == Presence::Added
+    }
+
+    /// Deletes the disk, if it is there. May sleep.
+    ///
+    /// What is in the page cache is written, if `dead` is false. Then whoever uses the disk gets
+    /// errors. All requests are waited for.
+    pub fn delete(&self, dead: bool) {
+        self.inner.delete(dead);
+    }
+
     /// Holds requests back in the block layer, where no timeout runs for them.
     ///
     /// A request that is being queued by the driver at this moment is not waited for: the virtqueue
     /// is to be closed, too. Any context.
     pub fn quiesce(&self) {
-        if !self.quiesced.xchg(true, Full) {
-            // SAFETY: By the type invariants the queue is valid.
-            unsafe { bindings::blk_mq_quiesce_queue_nowait(self.queue()) };
+        if !self.inner.quiesced.xchg(true, Full) {
+            // SAFETY: By the type invariants of `Inner` the queue is valid.
+            unsafe { bindings::blk_mq_quiesce_queue_nowait(self.inner.queue()) };
         }
     }
 
-    /// Lets requests through again.
+    /// Lets requests through again. Any context.
     pub fn unquiesce(&self) {
-        if self.quiesced.xchg(false, Full) {
-            // SAFETY: By the type invariants the queue is valid.
-            unsafe { bindings::blk_mq_unquiesce_queue(self.queue()) };
+        self.inner.unquiesce();
+    }
+
+    /// Has whoever makes a request wait from now on, before there is a request that somebody else
+    /// could have to wait for. Those that there are go on: see [`GenDisk::has_requests`]. May
+    /// sleep.
+    pub fn start_freeze(&self) {
+        if !self.inner.frozen.xchg(true, Full) {
+            // It may be another task that lets requests be made again.
+            //
+            // SAFETY: By the type invariants of `Inner` the queue is valid. The pairing call is in
+            // `Inner::unfreeze`.
+            unsafe { bindings::blk_freeze_queue_start_non_owner(self.inner.queue()) };
         }
+    }
+
+    /// Lets requests be made again. May sleep, for a grace period if the queue was frozen less than
+    /// that ago.
+    pub fn unfreeze(&self) {
+        self.inner.unfreeze();
+    }
+
+    /// Returns whether there is a request, be it with the driver or on its way to it. May sleep.
+    ///
+    /// This takes no grace period, as the end of a freeze does. In return it does not see who is
+    /// about to take a tag at this very moment.
+    pub fn has_requests(&self) -> bool {
+        // SAFETY: By the type invariants of `Inner` the queue is valid, and so is its tag set.
+        unsafe { bindings::blk_mq_has_requests(self.inner.queue()) }
     }
 }
 
@@ -400,25 +501,14 @@ impl<T: Operations> Deref for GenDisk<'_, T> {
     type Target = Disk<T>;
 
     fn deref(&self) -> &Disk<T> {
-        // SAFETY: By the type invariants.
-        unsafe { Disk::from_raw(self.disk) }
+        // SAFETY: By the type invariants of `Inner`.
+        unsafe { Disk::from_raw(self.inner.disk) }
     }
 }
 
-#[pinned_drop]
-impl<T: Operations> PinnedDrop for GenDisk<'_, T> {
-    fn drop(self: Pin<&mut Self>) {
+impl<T: Operations> Drop for GenDisk<'_, T> {
+    fn drop(&mut self) {
         self.delete(true);
-        let private = self.private() as *const Private<T>;
-        let added = *self.presence.lock() != Presence::New;
-
-        // SAFETY: By the type invariants the reference is this one's.
-        unsafe { bindings::put_disk(self.disk) };
-        if !added {
-            // SAFETY: The reference was the only one, and `free_disk_callback` is not called for a
-            // disk that has not been added.
-            drop(unsafe { KBox::from_raw(private.cast_mut()) });
-        }
     }
 }
 
