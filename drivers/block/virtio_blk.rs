@@ -468,7 +468,9 @@ fn read_limits(dev: &Device<Bound>) -> Result<Limits> {
         0 => SECTOR_SIZE,
         size => size,
     };
-    // A device's word is not trusted: the block layer refuses what is too large.
+    // A device's word is not trusted. What is too large stays so, and is refused by the block
+    // layer, as is a size that is no power of two. It warns of segments that are too small for it,
+    // as of a mistake of the driver's, so they are refused here.
     let blocks = |count: u32| block_size.saturating_mul(count);
 
     let mut limits = Limits {
@@ -478,8 +480,13 @@ fn read_limits(dev: &Device<Bound>) -> Result<Limits> {
         max_hw_sectors: u32::MAX,
         // CAST: See `MAX_SEGMENTS`.
         max_segments: segments as u16,
-        max_segment_size: min_not_zero(max_dma_size, field(dev, &blk::SIZE_MAX)?),
+        max_segment_size,
         ..Limits::default()
+    let max_segment_size = min_not_zero(max_dma_size, field(dev, &blk::SIZE_MAX)?);
+    if max_segment_size < MIN_SEGMENT_SIZE {
+        dev_err!(dev, "segments of {max_segment_size} bytes are too small\n");
+        return Err(EINVAL);
+    }
     };
 
     let exponent = u32::from(field(dev, &blk::PHYSICAL_BLOCK_EXP)?);

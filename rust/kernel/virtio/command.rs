@@ -78,7 +78,8 @@ impl<H, S> Command<H, S> {
     }
 }
 
-impl<H, S> Pdu for Command<H, S>
+// SAFETY: `segments` returns the field of the name.
+unsafe impl<H, S> Pdu for Command<H, S>
 where
     H: Zeroable + Send,
     S: Zeroable + Send,

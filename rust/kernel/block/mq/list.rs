@@ -17,7 +17,9 @@ use crate::bindings;
 ///
 /// # Invariants
 ///
-/// The list has requests that nobody else uses, each as one that `Request::into_raw` has given.
+/// The list has requests of disks of `T` that nobody else uses, each as one that
+/// `Request::into_raw` has given, linked by `rq_next`. They need be neither of one disk nor of one
+/// hardware queue.
 pub struct RequestList<T: Operations> {
     list: bindings::rq_list,
     _requests: PhantomData<Request<T>>,
@@ -52,8 +54,9 @@ impl<T: Operations> RequestList<T> {
         let rq = request.into_raw().as_ptr();
         // INVARIANT: The request comes from `into_raw`.
         //
-        // SAFETY: The request is valid, and its link is free while a driver owns it. So is the last
-        // one of the list, by the type invariants.
+        // SAFETY: The request is valid, and its link is free while a driver owns it: the block
+        // layer has taken it off all lists of its own. The last one of the list is valid by the
+        // type invariants.
         unsafe {
             (*rq).__bindgen_anon_1.rq_next = core::ptr::null_mut();
             if self.list.tail.is_null() {
@@ -77,14 +80,6 @@ impl<T: Operations> RequestList<T> {
         // SAFETY: By the type invariants the request is valid, and is the caller's now that it is
         // not in the list any more.
         Some(unsafe { Request::from_raw(rq) })
-    }
-
-    /// Moves all requests of `other` to the end of this list.
-    #[inline]
-    pub fn append(&mut self, other: &mut Self) {
-        while let Some(request) = other.pop() {
-            self.push(request);
-        }
     }
 
     /// Returns the list as one of the block layer, to which all its requests belong then.
@@ -123,6 +118,11 @@ impl<T: Operations> Drop for RequestList<T> {
 }
 
 /// Completes requests, those that can be, together.
+///
+/// # Invariants
+///
+/// `iob` is null or valid. If [`Batch::complete`] has put requests into it, its function is
+/// `complete_batch` for this `T`: `blk_mq_add_to_batch()` refuses one with another function.
 pub struct Batch<'a, T: Operations> {
     iob: *mut bindings::io_comp_batch,
     _batch: PhantomData<(&'a mut (), Request<T>)>,
@@ -131,9 +131,10 @@ pub struct Batch<'a, T: Operations> {
 impl<T: Operations> Batch<'_, T> {
     /// # Safety
     ///
-    /// `iob` must be null or valid while this exists, and completed by its own function then.
+    /// `iob` must be null, or valid while this exists, and completed by its own function then.
     #[inline]
     pub(super) unsafe fn from_raw(iob: *mut bindings::io_comp_batch) -> Self {
+        // INVARIANT: By the safety requirements, and nothing has been put into it.
         Self {
             iob,
             _batch: PhantomData,

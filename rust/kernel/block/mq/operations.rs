@@ -200,7 +200,13 @@ impl<T: Operations> VTable<T> {
                 run.push(unsafe { Request::from_raw(rq) });
             }
             // SAFETY: The hardware queue of a request is valid.
-            left.append(&mut T::queue_rqs(unsafe { HwQueue::from_raw(hctx) }, run));
+            let mut refused = T::queue_rqs(unsafe { HwQueue::from_raw(hctx) }, run);
+            while let Some(request) = refused.pop() {
+                // Another one that the driver had is dropped, and thereby queued again.
+                if request.is_fresh_of(hctx) {
+                    left.push(request);
+                }
+            }
         }
         // SAFETY: As above.
         unsafe { *list = left.into_unprepared() };

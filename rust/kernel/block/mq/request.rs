@@ -41,7 +41,11 @@ pub enum Op {
 ///
 /// It begins as zero, in memory of the linear mapping, and is used again and again without being
 /// dropped. It is pinned.
-pub trait Pdu: Zeroable + Send {
+///
+/// # Safety
+///
+/// [`segments`](Pdu::segments) must return the same field each time, which nothing else changes.
+pub unsafe trait Pdu: Zeroable + Send {
     /// Called once when the memory of a request has been allocated.
     fn init(self: Pin<&mut Self>) {}
 
@@ -241,6 +245,7 @@ impl<T: Operations> Request<T> {
         // SAFETY: By the type invariants the request is valid. The memory is from kmalloc, has
         // `len` bytes, and stays until `unprepare` frees it.
         unsafe { bindings::rq_set_special_payload(rq, ptr.cast(), len) };
+        self.pdu_mut().segments().set_owns_payload(true);
         Ok(())
     }
 
@@ -294,11 +299,20 @@ impl<T: Operations> Request<T> {
     #[inline]
     pub(super) fn unprepare(&mut self) {
         self.pdu_mut().segments().unmap();
-        if self.has_payload() {
+        // There may be one that is somebody else's: that of the request of which this is a clone,
+        // see `blk_rq_prep_clone()`.
+        if self.pdu_mut().segments().owns_payload() {
+            self.pdu_mut().segments().set_owns_payload(false);
             // SAFETY: By the type invariants the request is valid. Its payload comes from
-            // `set_payload`: the block layer itself gives none to a request.
+            // `set_payload`, and has not been freed.
             unsafe { bindings::rq_free_special_payload(self.as_ptr()) };
         }
+    }
+
+    /// Returns whether the request is one of a hardware queue that has not been started.
+    pub(super) fn is_fresh_of(&self, hctx: *mut bindings::blk_mq_hw_ctx) -> bool {
+        // SAFETY: By the type invariants the request is valid.
+        !self.is_started() && core::ptr::eq(unsafe { (*self.as_ptr()).mq_hctx }, hctx)
     }
 
     /// Hands the request on to the processor that is to complete it, which then calls
@@ -306,7 +320,8 @@ impl<T: Operations> Request<T> {
     #[inline]
     pub(super) fn complete_remote(self) -> Option<Self> {
         let rq = self.into_raw();
-        // SAFETY: The request is valid, and has been started by who gave it to the device.
+        // SAFETY: The request is valid. One that has not been started can be completed, too: the
+        // block layer does so itself.
         if unsafe { bindings::blk_mq_complete_request_remote(rq.as_ptr()) } {
             return None;
         }

@@ -33,6 +33,8 @@ const INLINE: usize = 0;
 pub struct Segments {
     table: bindings::sg_table,
     inline: [bindings::scatterlist; INLINE],
+    /// Whether the request has a payload that is to be freed.
+    owns_payload: bool,
     _pin: PhantomPinned,
 }
 
@@ -135,6 +137,19 @@ impl Segments {
         }
         // INVARIANT: It is not set up any more.
         this.table.orig_nents = 0;
+    }
+
+    /// Returns whether the request has a payload that is to be freed.
+    #[inline]
+    pub(super) fn owns_payload(&self) -> bool {
+        self.owns_payload
+    }
+
+    /// Notes whether the request has a payload that is to be freed.
+    #[inline]
+    pub(super) fn set_owns_payload(self: Pin<&mut Self>, owns: bool) {
+        // SAFETY: Nothing is moved out.
+        unsafe { self.get_unchecked_mut() }.owns_payload = owns;
     }
 
     /// Returns the scatterlist, [`None`] if there is no data.

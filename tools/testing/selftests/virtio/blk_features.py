@@ -2,19 +2,20 @@
 # SPDX-License-Identifier: GPL-2.0
 """Each feature of virtio_blk, as the device sees it."""
 
-import contextlib
+import errno
 import fcntl
 import os
 import struct
+from pathlib import Path
 
 from suspend_lib import (
+    PROMPT,
     Child,
     KernelLog,
     Modules,
     case,
     expect,
     expect_errno,
-    modules,
     require,
     run,
     sh,
@@ -30,6 +31,7 @@ from blk_lib import (
     Scattered,
     blocked,
     disk,
+    driver_with,
     pattern,
     statistics,
     works,
@@ -92,6 +94,17 @@ def limits():
             expect(target.number(name), wanted, name)
         works(target)
         expect_errno("EINVAL", "a write of half a block", target.write, 512, bytes(SECTOR))
+
+
+@case("SIZE_MAX that the block layer can't bear is refused, and is no reason for a warning")
+def size_max():
+    target = disk()
+    try:
+        with target.like(size_max=1024):
+            require(False, "it is bound")
+    except OSError as error:
+        expect(error.errno, errno.EINVAL, "the probe")
+    works(target)
 
 
 @case("FLUSH: fsync arrives as a flush, after the writes")
@@ -258,18 +271,6 @@ def queues():
         require(sum(seen) - seen[queue] <= 1, f"others got what is queue {queue}'s: {seen}")
 
 
-@contextlib.contextmanager
-def driver_with(target, **parameters):
-    """The driver, loaded with parameters."""
-    try:
-        modules.load_block(**parameters)
-        wait_for(lambda: target.is_there, "the disk is there")
-        yield
-    finally:
-        modules.load_block()
-        wait_for(lambda: target.is_there, "the disk is there")
-
-
 @case("a polled queue completes without interrupts")
 def polled():
     target = disk()
@@ -282,10 +283,50 @@ def polled():
         works(target)
 
 
-@case("the number and depth of queues can be limited")
+@case("requests that are submitted together reach the device, with fewer notifications")
+def batches():
+    target = disk()
+    target.mailbox.clear()
+    sh("fio", "--name=batch", f"--filename={target.path}", "--ioengine=io_uring",
+       "--direct=1", "--rw=randread", "--bs=4k", "--size=1M", "--iodepth=16",
+       "--iodepth_batch_submit=16", "--iodepth_batch_complete_min=16")  # fmt: skip
+    notifications = sum(target.mailbox.counters()["notify"])
+    # What is adjacent is merged.
+    seen = target.report()["requests"]["in"]
+    require(seen["bytes"] >= MIB, "not all of them arrived")
+    require(notifications < seen["ok"] // 2,
+            f"{notifications} notifications for {seen['ok']} requests")
+
+
+def read_deep(target, depth):
+    sh("fio", "--name=deep", f"--filename={target.path}", "--ioengine=libaio", "--direct=1",
+       "--rw=randread", "--bs=4k", "--size=2M", f"--iodepth={depth}")
+
+
+@case("a ring that is full stops its queue, and goes on")
+def full():
+    target = disk()
+    size = target.mailbox.stats()["queues"][0]["size"]
+    # More requests than there is room for.
+    with driver_with(target, num_request_queues=1, queue_depth=2 * size):
+        target.mailbox.set(hold=True)
+        reader = Child(read_deep, target, size + size // 2)
+        wait_for(lambda: target.held() == size, "the ring is full", 10 * PROMPT)
+        blocked(reader)
+        target.mailbox.set(hold=False)
+        expect(reader.errno(20 * PROMPT, "all are carried out"), "success", "the reader")
+        works(target)
+
+
+@case("the number and depth of queues can be limited, and sysfs shows the parameters")
 def parameters():
     target = disk()
+    shown = Path("/sys/module/virtio_blk/parameters")
     with driver_with(target, num_request_queues=1, queue_depth=4):
+        values = {path.name: path.read_text() for path in shown.iterdir()}
+        expect(values, {"num_request_queues": "1\n", "poll_queues": "0\n", "queue_depth": "4\n"},
+               "the parameters")
+        expect({path.stat().st_mode & 0o777 for path in shown.iterdir()}, {0o444}, "their mode")
         expect(os.listdir(f"/sys/block/{target.name}/mq"), ["0"], "queues")
         expect(target.number("mq/0/nr_tags"), 4, "tags")
         works(target)

@@ -21,6 +21,7 @@ from suspend_lib import (
     Skip,
     devices,
     expect,
+    modules,
     require,
     wait_for,
 )
@@ -139,6 +140,18 @@ class Disk:
         self.mailbox.set(faults=["avail-left"])
         children = [Child(self.read, 4096 * number, 4096) for number in range(count)]
         for child in children:
+@contextlib.contextmanager
+def driver_with(target, **parameters):
+    """The driver, loaded with parameters."""
+    try:
+        modules.load_block(**parameters)
+        wait_for(lambda: target.is_there, "the disk is there")
+        yield
+    finally:
+        modules.load_block()
+        wait_for(lambda: target.is_there, "the disk is there")
+
+
             blocked(child, 0.1)
         return children
 
