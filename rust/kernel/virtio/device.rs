@@ -13,6 +13,10 @@ use kernel::{
     error::to_result,
     prelude::*,
     sync::aref::AlwaysRefCounted,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -28,6 +32,10 @@ use crate::{
     Status, //
 };
 
+/// How often a device that seems to be gone is looked at again, and when.
+const GONE_READS: usize = 20;
+const GONE_STEP: Delta = Delta::from_millis(10);
+
 /// The virtio device representation.
 ///
 /// This structure represents the Rust abstraction for a C `struct virtio_device`. As for any bus
@@ -39,9 +47,13 @@ use crate::{
 /// kernel. Unless `Ctx` is [`device::Normal`], it is bound to a driver that was registered through
 /// [`Adapter`](crate::Adapter), and the driver data has been set.
 ///
-/// There is one exception, inside the crate: `suspend::extension` has a `Device<Bound>` for devices
-/// of other drivers, which it gives to the controller, but to nobody outside the crate, nor to what
-/// calls [`Device::common`].
+/// There are exceptions, all inside the crate, and none of them is given to what calls
+/// [`Device::common`]:
+///
+/// - `suspend::extension` has a `Device<Bound>` for devices of other drivers, which it gives to the
+///   controller.
+/// - The callbacks of an [`Adapter`](crate::Adapter) have a `Device<CoreInternal>` before the
+///   driver data is set, and where they have yet to find out to what driver the device is bound.
 #[repr(transparent)]
 pub struct Device<Ctx: device::DeviceContext = device::Normal>(
     Opaque<bindings::virtio_device>,
@@ -116,7 +128,8 @@ impl Device {
     /// Returns the operations of the device's transport, or what is in front of them.
     pub(crate) fn config_ops(&self) -> *const bindings::virtio_config_ops {
         // SAFETY: By the type invariant the pointer is valid, and a device has operations from
-        // before it is registered on. They may be replaced at any time.
+        // before it is registered on. Whoever replaces them at this moment writes the pointer in
+        // one piece, see `set_config_ops`, and keeps the old ones until nobody can use them.
         unsafe { (&raw const (*self.as_raw()).config).read_volatile() }
     }
 
@@ -180,11 +193,30 @@ impl Device<device::Bound> {
         self.status() == Status::ALL_ONES
     }
 
+    /// Returns whether the device is not there any more, and made sure of it: one that is reset, or
+    /// whose VMM exchanges its process, reads as all ones for a while. May sleep, for as long as
+    /// that.
+    pub(crate) fn stays_gone(&self) -> bool {
+        for _ in 0..GONE_READS {
+            if !self.is_gone() {
+                return false;
+            }
+            fsleep(GONE_STEP);
+        }
+        true
+    }
+
     /// Reads the device status field. May sleep.
     pub fn status(&self) -> Status {
         // SAFETY: By the type invariant the pointer is valid, and a bound device has the
         // operations of its transport.
         match unsafe { (*(*self.as_raw()).config).get_status } {
+    /// Returns whether the virtio core has given the device up. May sleep.
+    pub(crate) fn has_failed(&self) -> bool {
+        let status = self.status();
+        status.contains(Status::FAILED) && status != Status::ALL_ONES
+    }
+
             // SAFETY: The operation takes the device that it belongs to. It may sleep, as the
             // caller was told.
             Some(get_status) => Status::from_bits(unsafe { get_status(self.as_raw()) }),
@@ -211,21 +243,50 @@ impl Device<device::Bound> {
     /// # Errors
     ///
     /// [`ENODEV`] if the device does not accept the features any more, or what the transport finds.
-    pub(crate) fn initialise(&self) -> Result {
-        // SAFETY: By the type invariant the pointer is valid, here and below; the context may
-        // sleep.
-        let add = |status: Status| unsafe {
-            bindings::virtio_add_status(self.as_raw(), status.bits().into())
-        };
-        add(Status::ACKNOWLEDGE);
-        add(Status::DRIVER);
-        // SAFETY: As above, and a bound device has the operations of its transport.
+    fn add_status(&self, status: Status) {
+        // SAFETY: By the type invariant the pointer is valid; the context may sleep.
+        unsafe { bindings::virtio_add_status(self.as_raw(), status.bits().into()) };
+    }
+
+    /// Takes the device from reset to the end of the negotiation, as far as the driver is
+    /// concerned.
+    fn acknowledge(&self) -> Result {
+        self.add_status(Status::ACKNOWLEDGE);
+        self.add_status(Status::DRIVER);
+        // SAFETY: By the type invariant the pointer is valid, and a bound device has the operations
+        // of its transport.
         if let Some(finalize) = unsafe { (*(*self.as_raw()).config).finalize_features } {
             // SAFETY: The operation takes the device that it belongs to.
             to_result(unsafe { finalize(self.as_raw()) })?;
         }
-        add(Status::FEATURES_OK);
-        if self.status().contains(Status::FEATURES_OK) {
+        Ok(())
+    }
+
+    /// Resets the device if the virtio core has given it up, and begins anew: what that does when a
+    /// driver is bound again does not clear FAILED. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// Those of the transport.
+    pub(crate) fn revive(&self) -> Result {
+        if !self.has_failed() {
+            return Ok(());
+        }
+        // SAFETY: By the type invariant the pointer is valid. The device has no virtqueues yet.
+        unsafe { bindings::virtio_reset_device(self.as_raw()) };
+        self.acknowledge()
+    }
+
+    pub(crate) fn initialise(&self) -> Result {
+        self.acknowledge()?;
+        if !self.has_feature(Feature::VERSION_1) {
+            // There is no FEATURES_OK.
+            return Ok(());
+        }
+        self.add_status(Status::FEATURES_OK);
+        let status = self.status();
+        // Of a device that is gone all bits read as set.
+        if status.contains(Status::FEATURES_OK) && status != Status::ALL_ONES {
             Ok(())
         } else {
             Err(ENODEV)
@@ -403,8 +464,9 @@ impl<Ctx: device::DeviceContext> AsRef<device::Device<Ctx>> for Device<Ctx> {
 // SAFETY: A `Device` is always reference-counted and can be released from any thread.
 unsafe impl Send for Device {}
 
-// SAFETY: `Device` can be shared among threads because all methods of `Device<Normal>` read what
-// never changes.
+// SAFETY: `Device` can be shared among threads: what the public methods of `Device<Normal>` read
+// never changes. Those of the crate lock the device, synchronise themselves, or are called where
+// the virtio core has the device to itself, as it does when features are negotiated.
 unsafe impl Sync for Device {}
 
 // SAFETY: Same as `Device<Normal>`: the transports' operations behind the methods of

@@ -19,10 +19,14 @@ use crate::{
     Feature, //
 };
 
+#[path = "driver/freeze.rs"]
+mod freeze;
 #[path = "driver/lifecycle.rs"]
 mod lifecycle;
 #[path = "driver/registration.rs"]
 mod registration;
+#[path = "driver/resets.rs"]
+mod resets;
 
 pub(crate) use self::lifecycle::{
     common_of,
@@ -117,11 +121,11 @@ macro_rules! virtio_device_table {
 /// ```
 /// use kernel::{
 ///     device::{Bound, Core},
+///     interrupt::LocalInterruptDisabled,
 ///     prelude::*,
 /// };
 /// use virtio::{suspend, Device, DeviceId, Driver, IdTable};
 ///
-///     interrupt::LocalInterruptDisabled,
 /// struct MyDriver;
 ///
 /// virtio::virtio_device_table!(ID_TABLE, [DeviceId::new(DeviceId::ENTROPY)]);

@@ -4,6 +4,7 @@
 //! device is put into operation and taken out of it.
 
 use core::{
+    any::TypeId,
     cell::UnsafeCell,
     mem::MaybeUninit, //
 };
@@ -15,13 +16,14 @@ use kernel::{
         CoreInternal, //
     },
     error::from_result,
-    prelude::*,
     interrupt::local_interrupt_disable,
+    prelude::*,
     sync::{
         atomic::{
             Acquire,
             Atomic,
             Full,
+            Relaxed,
             Release, //
         },
         rcu,
@@ -32,6 +34,7 @@ use kernel::{
 };
 
 use super::{
+    resets,
     Adapter,
     Driver, //
 };
@@ -53,22 +56,44 @@ pub(crate) struct Ops {
     pub(crate) callback: unsafe extern "C" fn(*mut bindings::virtqueue),
     pub(crate) used: fn(&Device<Bound>, usize),
     pub(crate) gate: fn(&Device<Bound>) -> Result,
-    pub(crate) ungate: fn(&Device<Bound>),
-    /// Takes the device out of operation and resets it. The device lock must be held.
-    pub(crate) stop: fn(&Device<Bound>),
     /// Has the driver take back what the device has used in a virtqueue. Any context.
-    /// Puts the device back into operation, after a reset and with FEATURES_OK set. The device lock
-    /// must be held.
-    pub(crate) restart: fn(&Device<Bound>) -> Result,
+    pub(crate) ungate: fn(&Device<Bound>),
+    /// Takes the device out of operation and resets it.
+    ///
+    /// # Safety
+    ///
+    /// The device lock must be held, by the caller or by somebody who waits for the caller.
+    pub(crate) stop: unsafe fn(&Device<Bound>),
+    /// Puts the device back into operation, after a reset and with FEATURES_OK set.
+    ///
+    /// # Safety
+    ///
+    /// The device lock must be held.
+    pub(crate) restart: unsafe fn(&Device<Bound>) -> Result,
     /// Tells the driver that the device is out of operation for good.
     pub(crate) give_up: fn(&Device<Bound>),
 }
 
 /// The part of a device's private data that doesn't depend on the driver.
 #[pin_data]
+/// How far the probe of a driver has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// The driver's `start` has not been called.
+    Early,
+    /// It is being called, and may wait for the device.
+    Starting,
+    /// It has returned.
+    Done,
+    /// The device has failed during the call, and has been given up.
+    Failed,
+}
+
 pub(crate) struct Common {
     pub(crate) ops: Ops,
     /// The virtqueues, once the driver's probe has set them up.
+    /// The type of the driver, by which an adapter knows its own.
+    pub(super) driver: TypeId,
     #[pin]
     pub(crate) queues: Mutex<KVec<Arc<dyn RawQueue>>>,
     /// Whether their interrupts are spread over the processors.
@@ -82,10 +107,19 @@ pub(crate) struct Common {
     config_work: Later,
     /// Whether callbacks reach the driver: its data is there, and the device works for it.
     live: Atomic<bool>,
+    /// Looks what became of a device whose function is reset.
+    #[pin]
+    pub(super) reset_work: Later,
     /// Whether the driver's data is there: from the end of its probe until it is torn down.
     populated: Atomic<bool>,
 }
 
+    #[pin]
+    probe: Mutex<Probe>,
+    /// Whether the device has been stopped because the system sleeps, or its function is reset.
+    pub(super) frozen: Atomic<bool>,
+    /// Whether the driver has been told that the device is out of operation for good.
+    pub(super) given_up: Atomic<bool>,
 impl Common {
     /// Returns whether the driver's probe is over, and has not been undone.
     pub(crate) fn is_populated(&self) -> bool {
@@ -100,11 +134,37 @@ impl Common {
     }
 
     /// Cancels all work for the device, and waits for what runs. May sleep.
-    fn cancel(&self) {
+    pub(super) fn cancel(&self) {
+    /// Gives a device up that has failed while the driver's `start` is called by its probe, which
+    /// may wait for the device, and then fails. May sleep.
+    ///
+    /// Returns whether it was so.
+    pub(crate) fn fail_probe(&self, dev: &Device<Bound>) -> bool {
+        // Who probes goes on when the driver has been told, but not past the end of this.
+        let mut probe = self.probe.lock();
+        if *probe != Probe::Starting {
+            return false;
+        }
+        *probe = Probe::Failed;
+        // SAFETY: Who probes holds the device lock, and waits for the lock of `probe` before it
+        // goes on.
+        unsafe { (self.ops.stop)(dev) };
+        (self.ops.give_up)(dev);
+        true
+    }
+
         self.controller.cancel();
         self.config_work.cancel();
     }
 }
+        self.reset_work.cancel();
+    }
+
+    /// As above, for good: no work is done any more. May sleep.
+    fn close(&self) {
+        self.controller.close();
+        self.config_work.close();
+        self.reset_work.close();
 
 // References to it are handed out in any thread.
 const _: () = {
@@ -143,7 +203,9 @@ impl<T: Driver + 'static> Adapter<T> {
     ///
     /// `vdev` must point to a device that is valid for `'a`, and the reference must stay within
     /// the bus callback that got it.
-    unsafe fn core<'a>(vdev: *mut bindings::virtio_device) -> &'a Device<CoreInternal<'a>> {
+    pub(super) unsafe fn core<'a>(
+        vdev: *mut bindings::virtio_device,
+    ) -> &'a Device<CoreInternal<'a>> {
         // SAFETY: By the safety requirements; `Device` is transparent.
         // INVARIANT: The device is bound, or about to be, to the driver with this callback.
         unsafe { &*vdev.cast() }
@@ -208,6 +270,9 @@ impl<T: Driver + 'static> Adapter<T> {
     fn used(dev: &Device<Bound>, index: usize) {
         // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
         // probed, and only while that is live or its controller gated.
+        // Interrupts are not disabled if the controller calls, nor in the handlers of transports
+        // that are not interrupted themselves.
+        let irq = local_interrupt_disable();
         unsafe { Self::with_data(dev, |data| T::used(dev, data, index, &irq)) };
     }
 
@@ -221,7 +286,8 @@ impl<T: Driver + 'static> Adapter<T> {
         unsafe { Self::with_data(dev, |data| T::Suspend::ungate(dev, data)) };
     }
 
-    fn give_up(dev: &Device<Bound>) {
+    pub(super) fn give_up(dev: &Device<Bound>) {
+        dev.common().given_up.store(true, Relaxed);
         // SAFETY: As in `used`; the device lock is held, so that the data stays.
         unsafe { Self::with_data(dev, |data| T::give_up(dev, data)) };
     }
@@ -235,24 +301,36 @@ impl<T: Driver + 'static> Adapter<T> {
         }
     }
 
-    fn stop_locked(dev: &Device<Bound>) {
-        // SAFETY: The device is bound, and the caller holds its lock.
+    /// # Safety
+    ///
+    /// As for `Ops::stop`.
+    unsafe fn stop_locked(dev: &Device<Bound>) {
+        // SAFETY: The device is bound, and by the safety requirements its lock is held for as long
+        // as this runs.
         Self::stop(unsafe { Self::core(dev.as_raw()) });
     }
 
-    fn restart_locked(dev: &Device<Bound>) -> Result {
-        // SAFETY: The device is bound, and the caller holds its lock.
+    /// # Safety
+    ///
+    /// As for `Ops::restart`.
+    unsafe fn restart_locked(dev: &Device<Bound>) -> Result {
+        // SAFETY: As in `stop_locked`.
         Self::restart(unsafe { Self::core(dev.as_raw()) })
     }
 
     pub(super) extern "C" fn validate_callback(vdev: *mut bindings::virtio_device) -> c_int {
         // SAFETY: The virtio core calls this with the valid device that it is about to probe.
-        let dev = unsafe { &*vdev.cast::<Device>() };
+        let dev = unsafe { Self::core(vdev) };
 
-        if T::Suspend::SUPPORTED {
-            suspend::negotiate(dev, Self::HAS_42);
-        }
-        0
+        // Its registers can't be read meanwhile, and nothing that is written to them stays.
+        resets::wait(dev);
+        from_result(|| {
+            dev.revive()?;
+            if T::Suspend::SUPPORTED {
+                suspend::negotiate(dev, Self::HAS_42);
+            }
+            Ok(0)
+        })
     }
 
     pub(super) extern "C" fn probe_callback(vdev: *mut bindings::virtio_device) -> c_int {
@@ -268,19 +346,22 @@ impl<T: Driver + 'static> Adapter<T> {
             let class = lock_class!(c"virtio::Common::queues");
             dev.as_ref().set_drvdata(try_pin_init!(PrivateData::<T> {
                 common <- try_pin_init!(Common {
+            let probe = lock_class!(c"virtio::Common::probe");
                     ops: Self::OPS,
                     queues <- Mutex::new(KVec::new(), class.0, class.1),
-        // Interrupts are not disabled if the controller calls, nor in the handlers of transports
-        // that are not interrupted themselves.
-        let irq = local_interrupt_disable();
+                    driver: TypeId::of::<T>(),
                     spread_queues: Atomic::new(false),
                     controller <- suspend::Controller::new(revision, Self::look),
                     config_work <- Later::new(Self::config_work),
                     config_held: Atomic::new(false),
                     live: Atomic::new(false),
+                    reset_work <- Later::new(Self::reset_work),
                     populated: Atomic::new(false),
                 }),
                 data: MaybeUninit::<T::Data<'_>>::uninit().into(),
+                    probe <- Mutex::new(Probe::Early, probe.0, probe.1),
+                    frozen: Atomic::new(false),
+                    given_up: Atomic::new(false),
             }))?;
             // SAFETY: The drvdata has been set right above.
             let private = unsafe { Self::private(dev) };
@@ -294,7 +375,7 @@ impl<T: Driver + 'static> Adapter<T> {
             unsafe { pin_init::raw_try_init((*private.data.get()).as_mut_ptr(), init)? };
             private.common.populated.store(true, Release);
 
-            Self::go_live(dev)?;
+            Self::first_start(dev)?;
             let queues = private.common.queues.lock().len();
             private.common.controller.publish(dev, queues)?;
             tear_down.dismiss();
@@ -303,7 +384,29 @@ impl<T: Driver + 'static> Adapter<T> {
     }
 
     /// Lets callbacks through to the driver, sets DRIVER_OK, opens the queues, starts the driver.
-    fn go_live(dev: &Device<CoreInternal<'_>>) -> Result {
+    ///
+    /// `operates` is called when the device is in operation.
+    fn go_live(dev: &Device<CoreInternal<'_>>, operates: impl FnOnce()) -> Result {
+    /// Puts the device into operation for the first time.
+    ///
+    /// The driver may wait for the device in `start`, with the device lock held, so that nobody
+    /// else can recover it: it is watched, and given up if it fails.
+    fn first_start(dev: &Device<CoreInternal<'_>>) -> Result {
+        let common = dev.common();
+        *common.probe.lock() = Probe::Starting;
+        let result = Self::go_live(dev, || common.controller.watch_start(dev));
+
+        let mut probe = common.probe.lock();
+        let failed = *probe == Probe::Failed;
+        *probe = Probe::Done;
+        drop(probe);
+        common.controller.end_watch();
+        if failed || !common.controller.is_running() {
+            return Err(EIO);
+        }
+        result
+    }
+
         let common = dev.common();
         // Before a callback can come: the driver's data is complete.
         common.live.store(true, Release);
@@ -314,22 +417,23 @@ impl<T: Driver + 'static> Adapter<T> {
         common.for_each_queue(|_, queue| queue.set_open(true));
 
         // SAFETY: The data is initialised, and dropped by `tear_down` only, which needs the device
+        operates();
         // lock, too.
         unsafe { Self::with_data(dev, |data| T::start(dev, data)) }
     }
 
     /// Puts a device into operation that has been reset, and leaves it stopped if that fails.
-    fn restart(dev: &Device<CoreInternal<'_>>) -> Result {
+    pub(super) fn restart(dev: &Device<CoreInternal<'_>>) -> Result {
         dev.common()
             .find_queues(dev)
-            .and_then(|()| Self::go_live(dev))
+            .and_then(|()| Self::go_live(dev, || {}))
             .inspect_err(|_| Self::stop(dev))
     }
 
     /// Takes the device out of operation, in the only order that is sound, and leaves it reset.
     ///
     /// May sleep; the device lock is held.
-    fn stop(dev: &Device<CoreInternal<'_>>) {
+    pub(super) fn stop(dev: &Device<CoreInternal<'_>>) {
         // SAFETY: All callers come after `set_drvdata`.
         let private = unsafe { Self::private(dev) };
 
@@ -347,9 +451,10 @@ impl<T: Driver + 'static> Adapter<T> {
 
         // 2. Reset. From here on the device neither accesses memory nor sends interrupts. One that
         //    is gone does neither anyway, and never presents that it has been reset: the transport
-        //    would wait for that for ever.
+        //    would wait for that for ever. That it is gone is made sure of, because one that is
+        //    there goes on to use what is freed below.
         private.common.live.store(false, Release);
-        if !dev.is_gone() {
+        if !dev.stays_gone() {
             // SAFETY: The device is valid, this is no callback of its virtqueues, and nobody
             // notifies it: the queues are closed.
             unsafe { bindings::virtio_reset_device(dev.as_raw()) };
@@ -372,7 +477,7 @@ impl<T: Driver + 'static> Adapter<T> {
         dev.common().cancel();
         Self::stop(dev);
         // A callback may have asked for it again, before callbacks were excluded.
-        dev.common().cancel();
+        dev.common().close();
         if dev.common().is_populated() {
             Self::give_up(dev);
         }
@@ -394,6 +499,9 @@ impl<T: Driver + 'static> Adapter<T> {
 
         dev.common().controller.watch_unbind(dev);
         // SAFETY: The probe succeeded, so the data is initialised.
+        // Whoever resets the function goes on to initialise the device, until it needs the lock
+        // that is held here: the reset below has to come after that.
+        resets::wait(dev);
         unsafe { Self::with_data(dev, |data| T::unbind(dev, data)) };
         Self::tear_down(dev);
     }
@@ -406,7 +514,9 @@ impl<T: Driver + 'static> Adapter<T> {
         // The virtqueues are broken below, of which a callback that is running may take note.
         dev.common().controller.shut_down();
         dev.common().cancel();
-        if dev.is_gone() {
+        dev.common()
+            .for_each_queue(|_, queue| queue.set_open(false));
+        if dev.stays_gone() {
             // As in `stop`: it is gone, and its reset would never end.
             dev.break_queues();
             dev.synchronize_callbacks();
@@ -444,7 +554,14 @@ impl<T: Driver + 'static> Adapter<T> {
         // INVARIANT: The reference stays within the callback.
         let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
 
-        // SAFETY: As above.
+        // Nearly so: after a reset of the function the virtio core lets callbacks through again
+        // without the device lock, to a device that may be about to be probed.
+        //
+        // SAFETY: The pointer is valid.
+        if unsafe { bindings::dev_get_drvdata(dev.as_raw_device()) }.is_null() {
+            return;
+        }
+        // SAFETY: As above, and the driver data is there.
         let common = unsafe { common_of(dev) };
         if common.live.load(Acquire) {
             // `remove` begins only when the virtio core has, under its lock, disabled these
@@ -453,33 +570,5 @@ impl<T: Driver + 'static> Adapter<T> {
             // It may be that the device needs a reset.
             common.controller.look_soon(dev);
         }
-    }
-
-    pub(super) extern "C" fn freeze_callback(vdev: *mut bindings::virtio_device) -> c_int {
-        // SAFETY: The virtio core calls this with a valid device whose probe succeeded.
-        let dev = unsafe { Self::core(vdev) };
-
-        // Of the parent, the transport holds the lock, but not of this device.
-        let _lock = dev.lock();
-        from_result(|| {
-            dev.common().controller.freeze()?;
-            dev.common().cancel();
-            Self::stop(dev);
-            // As in `tear_down`.
-            dev.common().cancel();
-            Ok(0)
-        })
-    }
-
-    pub(super) extern "C" fn restore_callback(vdev: *mut bindings::virtio_device) -> c_int {
-        // SAFETY: The virtio core calls this with a valid device whose probe succeeded.
-        let dev = unsafe { Self::core(vdev) };
-
-        let _lock = dev.lock();
-        from_result(|| {
-            let result = Self::restart(dev);
-            dev.common().controller.thaw(dev, result);
-            result.map(|()| 0)
-        })
     }
 }

@@ -102,8 +102,8 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             drv.freeze = Some(Self::freeze_callback);
             drv.restore = Some(Self::restore_callback);
             // For a reset of the function, which the transport announces.
-            drv.reset_prepare = Some(Self::freeze_callback);
-            drv.reset_done = Some(Self::restore_callback);
+            drv.reset_prepare = Some(Self::reset_prepare_callback);
+            drv.reset_done = Some(Self::reset_done_callback);
             (*raw).notifier.notifier_call = Some(Self::unbind_notifier);
         }
 
@@ -156,6 +156,7 @@ global_lock! {
 pub(crate) fn init_registry() {
     // SAFETY: A module is loaded once, and this is called from its init function only.
     unsafe { NATIVE.init() };
+    super::resets::init();
 }
 
 /// Returns whether a driver has been registered through [`Adapter`]. `driver` is only compared.

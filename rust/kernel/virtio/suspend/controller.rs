@@ -257,9 +257,22 @@ impl Controller {
     ///
     /// The device lock must be held, and `cancel` called before the device is stopped.
     pub(crate) fn watch_unbind(&self, dev: &Device<Bound>) {
+        // It is known already, unless the device was bound before the notifier was registered.
+        self.unbind();
+        self.watch_start(dev);
+    }
+
+    /// Watches a device while its driver is started, until [`Controller::end_watch`]: as above.
+    pub(crate) fn watch_start(&self, dev: &Device<Bound>) {
         if self.revision.is_some() {
             self.watch(dev);
         }
+    }
+
+    /// Ends what [`Controller::watch_start`] began. May sleep.
+    pub(crate) fn end_watch(&self) {
+        self.inner.lock().watch = (0, 0);
+        self.watch.cancel();
     }
 
     /// The device is about to be reset. Whatever was asked of it is void.

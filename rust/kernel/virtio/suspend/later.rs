@@ -32,8 +32,8 @@ use crate::{
 /// # Invariants
 ///
 /// While the work is pending or runs, `dev` points to a bound device: whoever unbinds the device
-/// calls [`Later::cancel`] or [`Later::close`] first.
-#[pin_data]
+/// calls [`Later::close`] first, after which the work is neither.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Later {
     #[pin]
     work: Opaque<bindings::delayed_work>,
@@ -63,8 +63,7 @@ impl Later {
 
     /// Has the work done after `delay`, unless it is pending already.
     ///
-    /// Must not be called after the last [`Later::cancel`], that is, by nobody but a request, the
-    /// work itself, or the one who also cancels; after [`Later::close`] it does nothing.
+    /// After [`Later::close`] this does nothing. Any context.
     pub(crate) fn schedule(&self, dev: &Device<Bound>, delay: Jiffies) {
         // INVARIANT: The device is bound.
         self.dev.store(dev.as_raw().cast(), Release);
@@ -80,7 +79,7 @@ impl Later {
 
     /// Cancels the work as above, for good: it is not done any more, even if it is asked for. May
     /// sleep.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         // SAFETY: The work has been initialised.
         unsafe { bindings::disable_delayed_work_sync(self.work.get()) };
     }
@@ -96,5 +95,14 @@ impl Later {
         let dev = unsafe { &*later.dev.load(Acquire).cast::<Device<BoundInternal>>() };
 
         (later.f)(dev);
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Later {
+    fn drop(self: Pin<&mut Self>) {
+        // Whoever unbinds the device has done so before; the memory is not left to the work in any
+        // case.
+        self.close();
     }
 }

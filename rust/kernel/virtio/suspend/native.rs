@@ -73,20 +73,27 @@ impl Operations for Common {
         if lost {
             dev.break_queues();
         }
-        (self.ops.stop)(dev);
+        // SAFETY: The caller holds the device lock.
+        unsafe { (self.ops.stop)(dev) };
         if !reset {
             (self.ops.give_up)(dev);
             return Ok(false);
         }
         dev.initialise()
-            .and_then(|()| (self.ops.restart)(dev))
+            // SAFETY: The caller holds the device lock.
+            .and_then(|()| unsafe { (self.ops.restart)(dev) })
             .inspect_err(|_| (self.ops.give_up)(dev))?;
         Ok(true)
     }
 
     fn give_up(&self, dev: &Device<Bound>) {
-        (self.ops.stop)(dev);
+        // SAFETY: Who unbinds the device holds the device lock, and waits for the caller.
+        unsafe { (self.ops.stop)(dev) };
         (self.ops.give_up)(dev);
+    }
+
+    fn fail_probe(&self, dev: &Device<Bound>) {
+        Common::fail_probe(self, dev);
     }
 }
 

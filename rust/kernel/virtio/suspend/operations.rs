@@ -69,6 +69,12 @@ pub(crate) trait Operations {
     /// the driver may wait for it.
     fn give_up(&self, dev: &Device<Bound>);
 
+    /// Takes a device that has failed out of operation for good, if it is started by the probe of
+    /// its driver, which may wait for it.
+    fn fail_probe(&self, dev: &Device<Bound>) {
+        let _ = dev;
+    }
+
     /// Returns whether somebody other than the controller has reset the device, and has not put it
     /// into operation again yet.
     fn is_being_reset(&self) -> bool {

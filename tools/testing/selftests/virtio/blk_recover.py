@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A disk that needs a reset is recovered by one, and all that it had is issued again (D9)."""
 
+import mmap
 import os
 import random
 import time
@@ -9,6 +10,7 @@ import time
 from suspend_lib import (
     PROMPT,
     Child,
+    Skip,
     case,
     expect,
     expect_errno,
@@ -21,6 +23,7 @@ from suspend_lib import (
 from blk_lib import (
     Load,
     disk,
+    driver_with,
     pattern,
     works,
 )
@@ -146,6 +149,80 @@ def broken_ring():
     expect_errno("EIO", "a read", target.read, 0, 4096)
     target.mailbox.set(faults=[])
     target.dev.rebind()
+    works(target)
+
+
+def read_polling(target):
+    """A read that looks for its end itself."""
+    with target.open(os.O_RDONLY) as fd, mmap.mmap(-1, 4096) as buffer:
+        os.preadv(fd, [buffer], 0, os.RWF_HIPRI)
+
+
+@case("a device that lies about a ring that is polled is found out, and its requests end")
+def broken_polled_ring():
+    target = disk()
+    with driver_with(target, poll_queues=1):
+        target.mailbox.set(faults=["used-bad-id"])
+        reader = Child(read_polling, target)
+        wait_for(lambda: target.mailbox.counters()["faults"], "the device lies", 5 * PROMPT)
+        wait_for(lambda: target.dev.number("recoveries") or target.dev.state == "failed",
+                 "somebody looks", 5 * PROMPT)
+        expect(reader.errno(10 * PROMPT, "the reader ends"), "EIO", "the reader")
+        expect(target.dev.state, "failed", "a device that lies again when it is recovered")
+        target.mailbox.set(faults=[])
+        target.dev.rebind()
+        works(target)
+
+
+BREAKS = {
+    "says that it needs a reset": ("fault-now", "needs-reset"),
+    "resets itself": ("fault-now", "status-zero"),
+}
+
+
+@case("a device that {what} while the probe looks for partitions: the probe fails", what=BREAKS)
+def breaks_while_probed(what):
+    target = disk()
+    target.dev.unbind()
+    target.mailbox.set(hold=True)
+    binding = Child(target.dev.bind)
+    wait_for(lambda: target.held() > 0, "the device has a request of the probe", 5 * PROMPT)
+    command, fault = BREAKS[what]
+    target.mailbox.command(command, fault=fault)
+    status = binding.errno(10 * PROMPT, "the probe ends")
+    require(status == "EIO", f"the probe: {status}")
+    target.mailbox.set(hold=False)
+    target.dev.bind()
+    works(target)
+
+
+LOST = {
+    "has a virtqueue less": lambda box: box.command("device", set={"queues": 1}),
+    "refuses its features": lambda box: box.set(faults=["features-ok-refused"]),
+}
+
+
+@case("a device that {what} after a reset of the function: its requests fail", what=LOST)
+def lost_by_a_reset(what):
+    target = disk()
+    kept = target.report()["config"]["queues"]
+    if "virtqueue" in what and kept < 2:
+        raise Skip("the device has one virtqueue")
+    try:
+        reader = target.read_held()
+        LOST[what](target.mailbox)
+        (target.dev.pci / "reset").write_text("1")
+        wait_for(lambda: target.dev.state == "failed", "it has failed", 5 * PROMPT)
+        expect(reader.errno(5 * PROMPT, "the reader is told"), "EIO", "the reader")
+        expect_errno("EIO", "another read", target.read, 0, 4096)
+        # Whoever has been told does not count on the device any more.
+        (target.dev.pci / "reset").write_text("1")
+        expect(target.dev.state, "failed", "the state after another reset")
+        expect_errno("EIO", "a read after another reset", target.read, 0, 4096)
+    finally:
+        target.mailbox.set(faults=[], hold=False)
+        target.mailbox.command("device", set={"queues": kept})
+        target.dev.rebind()
     works(target)
 
 

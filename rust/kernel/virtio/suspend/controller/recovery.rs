@@ -137,6 +137,17 @@ impl Controller {
             .as_ref()
             .is_some_and(|recovered| recovered.elapsed() < RECOVERY_INTERVAL);
         let cause = Cause::Watch { hopeless };
+        // One that nobody has asked to suspend has been initialised by somebody else, after a
+        // reset.
+        let asked = inner.stats.suspends + inner.stats.failures > 0;
+        if !asked
+            && matches!(
+                condition,
+                protocol::Condition::Suspended | protocol::Condition::Between
+            )
+        {
+            condition = protocol::Condition::Broken(Reason::Reset);
+        }
         match condition {
             protocol::Condition::Running => {
                 let (left, step) = inner.watch;
@@ -178,10 +189,15 @@ impl Controller {
     /// on.
     fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>, lost: bool, cause: Cause) {
         let Some(_lock) = self.lock_device(dev) else {
-            if matches!(cause, Cause::Watch { .. }) && self.is_unbinding() {
-                // The driver may wait for the device in its `unbind`. Who unbinds it holds the
-                // lock, and goes no further than that before the watch has been cancelled.
-                ops.give_up(dev);
+            if matches!(cause, Cause::Watch { .. }) {
+                if self.is_unbinding() {
+                    // The driver may wait for the device in its `unbind`. Who unbinds it holds the
+                    // lock, and goes no further than that before the watch has been cancelled.
+                    ops.give_up(dev);
+                } else {
+                    // The same when it is started by its probe.
+                    ops.fail_probe(dev);
+                }
             }
             return;
         };

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What interrupts the operation of a device: the sleep of the system, and a reset of its function.
+//!
+//! The transports call without the device lock.
+
+use core::any::TypeId;
+
+use kernel::{
+    device::{
+        Bound,
+        CoreInternal, //
+    },
+    error::from_result,
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::msecs_to_jiffies, //
+};
+
+use super::{
+    lifecycle::{
+        common_of,
+        Common, //
+    },
+    registration::is_native,
+    resets,
+    Adapter,
+    Driver, //
+};
+use crate::{
+    bindings,
+    device::DeviceLock,
+    Device, //
+};
+
+/// How often it is looked what became of a device whose function is reset, in milliseconds.
+const RESET_STEP_MS: u32 = 1000;
+
+impl Common {
+    /// Has the device looked at after a while, if it has not been put into operation by then.
+    fn look_after_reset(&self, dev: &Device<Bound>) {
+        self.reset_work
+            .schedule(dev, msecs_to_jiffies(RESET_STEP_MS));
+    }
+}
+
+impl<T: Driver + 'static> Adapter<T> {
+    /// Returns what this adapter keeps for a device, if the device is bound to its driver.
+    ///
+    /// For callbacks that the bus makes without the device lock: `_lock` tells that it has been
+    /// taken since. The device may have been unbound in between, and bound to whatever driver.
+    fn own<'a>(dev: &'a Device<Bound>, _lock: &'a DeviceLock<'_>) -> Option<&'a Common> {
+        // SAFETY: The pointer is valid, and the driver of a device changes under its lock.
+        let driver = unsafe { (*dev.as_raw_device()).driver };
+        if driver.is_null() || !is_native(driver) {
+            return None;
+        }
+        // SAFETY: The driver was registered through some adapter. Its probe is over, or else the
+        // device lock would be held for it, and has succeeded, or there would be no driver.
+        let common = unsafe { common_of(dev) };
+        (common.driver == TypeId::of::<T>()).then_some(common)
+    }
+
+    /// Gives a device up whose function has been reset, if the virtio core could not initialise it
+    /// after that: `reset_done` is not called then. The virtio core sets FAILED.
+    pub(super) fn reset_work(dev: &Device<Bound>) {
+        let common = dev.common();
+        match dev.try_lock() {
+            Some(_) if !common.frozen.load(Relaxed) => {}
+            Some(_) if dev.has_failed() => {
+                resets::end(dev.as_raw());
+                // SAFETY: The device is bound, and its lock is held.
+                let dev = unsafe { Self::core(dev.as_raw()) };
+                let _ = Self::thaw(dev, Err(EIO));
+            }
+            _ => common.look_after_reset(dev),
+        }
+    }
+
+    /// Stops the device until `thaw`. The device lock is held.
+    fn freeze(dev: &Device<CoreInternal<'_>>) -> Result {
+        let common = dev.common();
+        common.controller.freeze()?;
+        common.cancel();
+        Self::stop(dev);
+        // As in `tear_down`.
+        common.cancel();
+        common.frozen.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// Puts a device into operation again that has been initialised up to FEATURES_OK, or tells
+    /// those who wait for it that this is over. The device lock is held.
+    fn thaw(dev: &Device<CoreInternal<'_>>, initialised: Result) -> Result {
+        let common = dev.common();
+        let result = match initialised {
+            // It stays what it is: its driver does not count on it any more.
+            Ok(()) if common.given_up.load(Relaxed) => Err(EIO),
+            Ok(()) => Self::restart(dev),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            Self::give_up(dev);
+        }
+        common.frozen.store(false, Relaxed);
+        common.controller.thaw(dev, result);
+        result
+    }
+
+    pub(super) extern "C" fn freeze_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with a valid device.
+        let dev = unsafe { Self::core(vdev) };
+
+        // Of the parent, the transport holds the lock, but not of this device.
+        let lock = dev.lock();
+        if Self::own(dev, &lock).is_none() {
+            return 0;
+        }
+        from_result(|| Self::freeze(dev).map(|()| 0))
+    }
+
+    pub(super) extern "C" fn restore_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with a valid device.
+        let dev = unsafe { Self::core(vdev) };
+
+        let lock = dev.lock();
+        from_result(|| {
+            if Self::own(dev, &lock).is_none_or(|common| !common.frozen.load(Relaxed)) {
+                return Err(ENODEV);
+            }
+            Self::thaw(dev, Ok(())).map(|()| 0)
+        })
+    }
+
+    /// The function is about to be reset.
+    ///
+    /// The transport calls this with the lock of the function held, but not with that of the
+    /// device, which may be about to be unbound or bound: what is there once the lock has been
+    /// taken counts. An error would keep `reset_done` from being called, and the device would
+    /// forget its driver without a word.
+    pub(super) extern "C" fn reset_prepare_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with a valid device.
+        let dev = unsafe { Self::core(vdev) };
+
+        let lock = dev.lock();
+        // One that is not bound any more is nobody's, and `reset_done` may not be called for it.
+        if let Some(common) = Self::own(dev, &lock) {
+            // While there is a device to which memory can be written back.
+            resets::begin(vdev);
+            match Self::freeze(dev) {
+                Ok(()) => common.look_after_reset(dev),
+                // A request is under way, and finds out.
+                Err(_) => dev_dbg!(dev, "reset while a request is under way\n"),
+            }
+        }
+        0
+    }
+
+    /// The function has been reset, and the device been initialised up to FEATURES_OK.
+    ///
+    /// As for `reset_prepare`, this may be another binding than the one that was frozen. It has
+    /// been reset while it was probed or later, and knows nothing of it.
+    pub(super) extern "C" fn reset_done_callback(vdev: *mut bindings::virtio_device) -> c_int {
+        // SAFETY: The virtio core calls this with a valid device.
+        let dev = unsafe { Self::core(vdev) };
+
+        resets::end(vdev);
+        let lock = dev.lock();
+        from_result(|| {
+            let common = Self::own(dev, &lock).ok_or(ENODEV)?;
+            let initialised = if common.frozen.load(Relaxed) {
+                Ok(())
+            } else {
+                Self::freeze(dev)?;
+                dev.initialise()
+            };
+            Self::thaw(dev, initialised).map(|()| 0)
+        })
+    }
+}
