@@ -10,9 +10,8 @@
 //!
 //! # Suspend
 //!
-//! Requests that are made while the device is suspended wait in the block layer, where no timeout
-//! runs for them. Those that the device has not consumed stay in the virtqueue, and are completed
-//! after the resume. If the device is reset, all that it had are queued again.
+//! The device finishes all requests before it is suspended. Whoever makes one while it is waits
+//! before there is a request. If the device is reset, all that it had are queued again.
 //! Documentation/virtio/suspend.rst tells what that means for flushes.
 //!
 //! Based on the C driver, drivers/block/virtio_blk.c, by Rusty Russell.
@@ -22,8 +21,8 @@ use kernel::{
         Bound,
         Core, //
     },
-    interrupt::LocalInterruptDisabled,
     fmt,
+    interrupt::LocalInterruptDisabled,
     prelude::*,
     str::BStr,
     sync::{
@@ -35,6 +34,7 @@ use kernel::{
         },
         Arc, //
     },
+    time::Delta,
     InPlaceModule,
     ModuleMetadata, //
 };
@@ -71,7 +71,9 @@ use virtio::{
         Field, //
     },
     suspend::{
+        Failure,
         Native,
+        Patience,
         Quiesce, //
     },
     Adapter,
@@ -97,6 +99,14 @@ const MAX_DISCARD_SEGMENTS: u32 = 256;
 
 /// The most segments of a request, so that it fits into a virtqueue with header and status.
 const MAX_SEGMENTS: u32 = 32768 - 2;
+
+/// How long to wait before looking again for requests that are not finished, in microseconds; the
+/// time doubles each time, up to this step, from which on it is looked at the device, too.
+const DRAIN_STEP_US: i64 = 50;
+const FIRST_LOOK: u32 = 7;
+
+/// The smallest segments that the block layer can bear, in bytes.
+const MIN_SEGMENT_SIZE: u32 = 4096;
 
 /// The size of a sector, in bytes.
 const SECTOR_SIZE: u32 = 512;
@@ -472,6 +482,11 @@ fn read_limits(dev: &Device<Bound>) -> Result<Limits> {
     // layer, as is a size that is no power of two. It warns of segments that are too small for it,
     // as of a mistake of the driver's, so they are refused here.
     let blocks = |count: u32| block_size.saturating_mul(count);
+    let max_segment_size = min_not_zero(max_dma_size, field(dev, &blk::SIZE_MAX)?);
+    if max_segment_size < MIN_SEGMENT_SIZE {
+        dev_err!(dev, "segments of {max_segment_size} bytes are too small\n");
+        return Err(EINVAL);
+    }
 
     let mut limits = Limits {
         rotational: true,
@@ -482,11 +497,6 @@ fn read_limits(dev: &Device<Bound>) -> Result<Limits> {
         max_segments: segments as u16,
         max_segment_size,
         ..Limits::default()
-    let max_segment_size = min_not_zero(max_dma_size, field(dev, &blk::SIZE_MAX)?);
-    if max_segment_size < MIN_SEGMENT_SIZE {
-        dev_err!(dev, "segments of {max_segment_size} bytes are too small\n");
-        return Err(EINVAL);
-    }
     };
 
     let exponent = u32::from(field(dev, &blk::PHYSICAL_BLOCK_EXP)?);
@@ -631,10 +641,43 @@ impl BlkData<'_> {
         }
     }
 
+    /// Has no request made any more, and waits for those that there are, as long as that is worth
+    /// it.
+    ///
+    /// So nobody has to wait for the resume because of a request: who makes a processor go offline,
+    /// or changes the scheduler.
+    fn drain(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
+        self.disk.start_freeze();
+        for step in 0.. {
+            if !self.disk.has_requests() {
+                self.disk.quiesce();
+                if !self.disk.has_requests() {
+                    return Ok(());
+                }
+                // One has come late: it was about to get a tag.
+                self.disk.unquiesce();
+            }
+            // They are not finished then. What has become of the device is found out by who asks it
+            // to suspend.
+            if step >= FIRST_LOOK && !dev.is_whole() {
+                self.disk.quiesce();
+                return Ok(());
+            }
+            let micros = DRAIN_STEP_US << step.min(FIRST_LOOK);
+            patience
+                .pause(Delta::from_micros(micros))
+                .map_err(|failure| {
+                    failure.because(ETIMEDOUT, "requests were not finished in time")
+                })?;
+        }
+        Ok(())
+    }
+
     /// Lets requests through, those that were queued again included.
     fn go_on(&self, failed: bool) {
         self.shared.failed.store(failed, Relaxed);
         self.disk.unquiesce();
+        self.disk.unfreeze();
         self.shared.restart(&self.disk);
     }
 }
@@ -789,9 +832,13 @@ impl Driver for BlkDriver {
 }
 
 impl Quiesce for BlkDriver {
-    fn gate(_dev: &Device<Bound>, this: Pin<&BlkData<'_>>) -> Result {
-        this.disk.quiesce();
-        Ok(())
+    fn gate(
+        dev: &Device<Bound>,
+        this: Pin<&BlkData<'_>>,
+        patience: &Patience<'_>,
+    ) -> Result<(), Failure> {
+        this.drain(dev, patience)
+            .inspect_err(|_| this.disk.unfreeze())
     }
 
     fn ungate(_dev: &Device<Bound>, this: Pin<&BlkData<'_>>) {

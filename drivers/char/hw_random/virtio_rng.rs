@@ -40,7 +40,9 @@ use virtio::{
         Source, //
     },
     suspend::{
+        Failure,
         Native,
+        Patience,
         Quiesce, //
     },
     sync::Completion,
@@ -281,9 +283,9 @@ impl RngData {
                 }
             }
         }
+        self.registered.store(true, Relaxed);
         Ok(())
     }
-        self.registered.store(true, Relaxed);
 }
 
 struct RngDriver;
@@ -329,7 +331,11 @@ impl Driver for RngDriver {
 }
 
 impl Quiesce for RngDriver {
-    fn gate(_dev: &Device<Bound>, this: Pin<&RngData>) -> Result {
+    fn gate(
+        _dev: &Device<Bound>,
+        this: Pin<&RngData>,
+        _patience: &Patience<'_>,
+    ) -> Result<(), Failure> {
         this.entropy.set_suspended(true);
         Ok(())
     }

@@ -172,12 +172,17 @@ impl Device<device::Bound> {
         unsafe { bindings::virtio_max_dma_size(self.as_raw()) }
     }
 
-    /// Returns whether the device can be expected to answer: it is in operation, has not been
-    /// suspended, does not need a reset, is not gone, and its virtqueues are whole. May sleep.
+    /// Returns whether the device can be expected to answer: as for [`Device::is_whole`], and it
+    /// has not been suspended, nor is about to be. May sleep.
     pub fn is_operational(&self) -> bool {
+        self.is_whole() && self.common().controller.is_running()
+    }
+
+    /// Returns whether the device is in operation, does not need a reset, is not gone, and its
+    /// virtqueues are not broken. May sleep.
+    pub fn is_whole(&self) -> bool {
         let status = self.status();
         !self.common().has_broken_queue()
-            && self.common().controller.is_running()
             && status.contains(Status::DRIVER_OK)
             && !status.contains(Status::DEVICE_NEEDS_RESET)
     }
@@ -186,11 +191,6 @@ impl Device<device::Bound> {
     /// waiting for.
     pub fn can_recover(&self) -> bool {
         self.common().controller.can_recover()
-    }
-
-    /// Returns whether the device is not there any more: its registers read as all ones. May sleep.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.status() == Status::ALL_ONES
     }
 
     /// Returns whether the device is not there any more, and made sure of it: one that is reset, or
@@ -206,17 +206,22 @@ impl Device<device::Bound> {
         true
     }
 
-    /// Reads the device status field. May sleep.
-    pub fn status(&self) -> Status {
-        // SAFETY: By the type invariant the pointer is valid, and a bound device has the
-        // operations of its transport.
-        match unsafe { (*(*self.as_raw()).config).get_status } {
+    /// Returns whether the device is not there any more: its registers read as all ones. May sleep.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.status() == Status::ALL_ONES
+    }
+
     /// Returns whether the virtio core has given the device up. May sleep.
     pub(crate) fn has_failed(&self) -> bool {
         let status = self.status();
         status.contains(Status::FAILED) && status != Status::ALL_ONES
     }
 
+    /// Reads the device status field. May sleep.
+    pub fn status(&self) -> Status {
+        // SAFETY: By the type invariant the pointer is valid, and a bound device has the
+        // operations of its transport.
+        match unsafe { (*(*self.as_raw()).config).get_status } {
             // SAFETY: The operation takes the device that it belongs to. It may sleep, as the
             // caller was told.
             Some(get_status) => Status::from_bits(unsafe { get_status(self.as_raw()) }),
@@ -238,11 +243,6 @@ impl Device<device::Bound> {
         }
     }
 
-    /// Takes the device from reset to FEATURES_OK, as the virtio core does before it probes.
-    ///
-    /// # Errors
-    ///
-    /// [`ENODEV`] if the device does not accept the features any more, or what the transport finds.
     fn add_status(&self, status: Status) {
         // SAFETY: By the type invariant the pointer is valid; the context may sleep.
         unsafe { bindings::virtio_add_status(self.as_raw(), status.bits().into()) };
@@ -277,6 +277,11 @@ impl Device<device::Bound> {
         self.acknowledge()
     }
 
+    /// Takes the device from reset to FEATURES_OK, as the virtio core does before it probes.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if the device does not accept the features any more, or what the transport finds.
     pub(crate) fn initialise(&self) -> Result {
         self.acknowledge()?;
         if !self.has_feature(Feature::VERSION_1) {

@@ -43,7 +43,9 @@ use crate::{
     queue::RawQueue,
     suspend::{
         self,
+        Failure,
         Later,
+        Patience,
         Support as _, //
     },
     sync::lock_class,
@@ -54,9 +56,9 @@ use crate::{
 /// What the rest of the crate calls of a driver whose type it doesn't know.
 pub(crate) struct Ops {
     pub(crate) callback: unsafe extern "C" fn(*mut bindings::virtqueue),
-    pub(crate) used: fn(&Device<Bound>, usize),
-    pub(crate) gate: fn(&Device<Bound>) -> Result,
     /// Has the driver take back what the device has used in a virtqueue. Any context.
+    pub(crate) used: fn(&Device<Bound>, usize),
+    pub(crate) gate: fn(&Device<Bound>, &Patience<'_>) -> Result<(), Failure>,
     pub(crate) ungate: fn(&Device<Bound>),
     /// Takes the device out of operation and resets it.
     ///
@@ -74,8 +76,6 @@ pub(crate) struct Ops {
     pub(crate) give_up: fn(&Device<Bound>),
 }
 
-/// The part of a device's private data that doesn't depend on the driver.
-#[pin_data]
 /// How far the probe of a driver has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Probe {
@@ -89,11 +89,13 @@ enum Probe {
     Failed,
 }
 
+/// The part of a device's private data that doesn't depend on the driver.
+#[pin_data]
 pub(crate) struct Common {
-    pub(crate) ops: Ops,
-    /// The virtqueues, once the driver's probe has set them up.
     /// The type of the driver, by which an adapter knows its own.
     pub(super) driver: TypeId,
+    pub(crate) ops: Ops,
+    /// The virtqueues, once the driver's probe has set them up.
     #[pin]
     pub(crate) queues: Mutex<KVec<Arc<dyn RawQueue>>>,
     /// Whether their interrupts are spread over the processors.
@@ -105,21 +107,21 @@ pub(crate) struct Common {
     /// Tells the driver of a change of the configuration.
     #[pin]
     config_work: Later,
-    /// Whether callbacks reach the driver: its data is there, and the device works for it.
-    live: Atomic<bool>,
     /// Looks what became of a device whose function is reset.
     #[pin]
     pub(super) reset_work: Later,
+    /// Whether callbacks reach the driver: its data is there, and the device works for it.
+    live: Atomic<bool>,
     /// Whether the driver's data is there: from the end of its probe until it is torn down.
     populated: Atomic<bool>,
-}
-
     #[pin]
     probe: Mutex<Probe>,
     /// Whether the device has been stopped because the system sleeps, or its function is reset.
     pub(super) frozen: Atomic<bool>,
     /// Whether the driver has been told that the device is out of operation for good.
     pub(super) given_up: Atomic<bool>,
+}
+
 impl Common {
     /// Returns whether the driver's probe is over, and has not been undone.
     pub(crate) fn is_populated(&self) -> bool {
@@ -133,8 +135,6 @@ impl Common {
         broken
     }
 
-    /// Cancels all work for the device, and waits for what runs. May sleep.
-    pub(super) fn cancel(&self) {
     /// Gives a device up that has failed while the driver's `start` is called by its probe, which
     /// may wait for the device, and then fails. May sleep.
     ///
@@ -153,10 +153,10 @@ impl Common {
         true
     }
 
+    /// Cancels all work for the device, and waits for what runs. May sleep.
+    pub(super) fn cancel(&self) {
         self.controller.cancel();
         self.config_work.cancel();
-    }
-}
         self.reset_work.cancel();
     }
 
@@ -165,6 +165,8 @@ impl Common {
         self.controller.close();
         self.config_work.close();
         self.reset_work.close();
+    }
+}
 
 // References to it are handed out in any thread.
 const _: () = {
@@ -268,17 +270,17 @@ impl<T: Driver + 'static> Adapter<T> {
     }
 
     fn used(dev: &Device<Bound>, index: usize) {
-        // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
-        // probed, and only while that is live or its controller gated.
         // Interrupts are not disabled if the controller calls, nor in the handlers of transports
         // that are not interrupted themselves.
         let irq = local_interrupt_disable();
+        // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
+        // probed, and only while that is live or its controller gated.
         unsafe { Self::with_data(dev, |data| T::used(dev, data, index, &irq)) };
     }
 
-    fn gate(dev: &Device<Bound>) -> Result {
+    fn gate(dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
         // SAFETY: As in `used`.
-        unsafe { Self::with_data(dev, |data| T::Suspend::gate(dev, data)) }
+        unsafe { Self::with_data(dev, |data| T::Suspend::gate(dev, data, patience)) }
     }
 
     fn ungate(dev: &Device<Bound>) {
@@ -344,24 +346,24 @@ impl<T: Driver + 'static> Adapter<T> {
                 None
             };
             let class = lock_class!(c"virtio::Common::queues");
+            let probe = lock_class!(c"virtio::Common::probe");
             dev.as_ref().set_drvdata(try_pin_init!(PrivateData::<T> {
                 common <- try_pin_init!(Common {
-            let probe = lock_class!(c"virtio::Common::probe");
+                    driver: TypeId::of::<T>(),
                     ops: Self::OPS,
                     queues <- Mutex::new(KVec::new(), class.0, class.1),
-                    driver: TypeId::of::<T>(),
                     spread_queues: Atomic::new(false),
                     controller <- suspend::Controller::new(revision, Self::look),
                     config_work <- Later::new(Self::config_work),
+                    reset_work <- Later::new(Self::reset_work),
                     config_held: Atomic::new(false),
                     live: Atomic::new(false),
-                    reset_work <- Later::new(Self::reset_work),
                     populated: Atomic::new(false),
-                }),
-                data: MaybeUninit::<T::Data<'_>>::uninit().into(),
                     probe <- Mutex::new(Probe::Early, probe.0, probe.1),
                     frozen: Atomic::new(false),
                     given_up: Atomic::new(false),
+                }),
+                data: MaybeUninit::<T::Data<'_>>::uninit().into(),
             }))?;
             // SAFETY: The drvdata has been set right above.
             let private = unsafe { Self::private(dev) };
@@ -383,10 +385,6 @@ impl<T: Driver + 'static> Adapter<T> {
         })
     }
 
-    /// Lets callbacks through to the driver, sets DRIVER_OK, opens the queues, starts the driver.
-    ///
-    /// `operates` is called when the device is in operation.
-    fn go_live(dev: &Device<CoreInternal<'_>>, operates: impl FnOnce()) -> Result {
     /// Puts the device into operation for the first time.
     ///
     /// The driver may wait for the device in `start`, with the device lock held, so that nobody
@@ -407,6 +405,10 @@ impl<T: Driver + 'static> Adapter<T> {
         result
     }
 
+    /// Lets callbacks through to the driver, sets DRIVER_OK, opens the queues, starts the driver.
+    ///
+    /// `operates` is called when the device is in operation.
+    fn go_live(dev: &Device<CoreInternal<'_>>, operates: impl FnOnce()) -> Result {
         let common = dev.common();
         // Before a callback can come: the driver's data is complete.
         common.live.store(true, Release);
@@ -415,9 +417,9 @@ impl<T: Driver + 'static> Adapter<T> {
         // has just gone through the feature negotiation.
         unsafe { bindings::virtio_device_ready(dev.as_raw()) };
         common.for_each_queue(|_, queue| queue.set_open(true));
+        operates();
 
         // SAFETY: The data is initialised, and dropped by `tear_down` only, which needs the device
-        operates();
         // lock, too.
         unsafe { Self::with_data(dev, |data| T::start(dev, data)) }
     }
@@ -497,11 +499,11 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The virtio core calls this with the valid device whose probe succeeded.
         let dev = unsafe { Self::core(vdev) };
 
-        dev.common().controller.watch_unbind(dev);
-        // SAFETY: The probe succeeded, so the data is initialised.
         // Whoever resets the function goes on to initialise the device, until it needs the lock
         // that is held here: the reset below has to come after that.
         resets::wait(dev);
+        dev.common().controller.watch_unbind(dev);
+        // SAFETY: The probe succeeded, so the data is initialised.
         unsafe { Self::with_data(dev, |data| T::unbind(dev, data)) };
         Self::tear_down(dev);
     }

@@ -25,8 +25,8 @@ impl Operations for Common {
         &self.controller
     }
 
-    fn gate(&self, dev: &Device<Bound>, _patience: &Patience<'_>) -> Result<(), Failure> {
-        (self.ops.gate)(dev)?;
+    fn gate(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
+        (self.ops.gate)(dev, patience)?;
         self.for_each_queue(|_, queue| queue.set_open(false));
         dev.hold_config_changes();
         self.config_held.xchg(true, Full);

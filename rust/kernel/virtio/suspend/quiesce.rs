@@ -9,7 +9,11 @@ use kernel::{
     prelude::*, //
 };
 
-use super::sysfs;
+use super::{
+    failure::Failure,
+    patience::Patience,
+    sysfs, //
+};
 use crate::{
     bindings,
     Device,
@@ -38,15 +42,19 @@ pub trait Quiesce: Driver {
     /// Stop making buffers available. May sleep.
     ///
     /// What is needed here depends on the driver: if it can bear that adding a buffer fails, it
-    /// needs nothing.
+    /// needs nothing. If it waits for something, then as long as `patience` lasts.
     ///
     /// # Errors
     ///
     /// An error refuses the suspend: `ungate` is not called, the device not touched, and the writer
     /// of the request is told the error. It should be one of those that the ABI page lists, or
     /// [`EAGAIN`] or [`ENOMEM`].
-    fn gate(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>) -> Result {
-        let _ = (dev, this);
+    fn gate(
+        dev: &Device<Bound>,
+        this: Pin<&Self::Data<'_>>,
+        patience: &Patience<'_>,
+    ) -> Result<(), Failure> {
+        let _ = (dev, this, patience);
         Ok(())
     }
 
@@ -74,7 +82,11 @@ pub trait Support<T: Driver>: private::Sealed {
     fn groups() -> *const *const bindings::attribute_group;
 
     #[doc(hidden)]
-    fn gate(dev: &Device<Bound>, this: Pin<&T::Data<'_>>) -> Result;
+    fn gate(
+        dev: &Device<Bound>,
+        this: Pin<&T::Data<'_>>,
+        patience: &Patience<'_>,
+    ) -> Result<(), Failure>;
 
     #[doc(hidden)]
     fn ungate(dev: &Device<Bound>, this: Pin<&T::Data<'_>>);
@@ -98,8 +110,12 @@ impl<T: Quiesce> Support<T> for Native {
         sysfs::groups()
     }
 
-    fn gate(dev: &Device<Bound>, this: Pin<&T::Data<'_>>) -> Result {
-        T::gate(dev, this)
+    fn gate(
+        dev: &Device<Bound>,
+        this: Pin<&T::Data<'_>>,
+        patience: &Patience<'_>,
+    ) -> Result<(), Failure> {
+        T::gate(dev, this, patience)
     }
 
     fn ungate(dev: &Device<Bound>, this: Pin<&T::Data<'_>>) {
@@ -121,8 +137,12 @@ impl<T: Driver> Support<T> for Unsupported {
         null()
     }
 
-    fn gate(_dev: &Device<Bound>, _this: Pin<&T::Data<'_>>) -> Result {
-        Err(EOPNOTSUPP)
+    fn gate(
+        _dev: &Device<Bound>,
+        _this: Pin<&T::Data<'_>>,
+        _patience: &Patience<'_>,
+    ) -> Result<(), Failure> {
+        Err(EOPNOTSUPP.into())
     }
 
     fn ungate(_dev: &Device<Bound>, _this: Pin<&T::Data<'_>>) {}

@@ -135,11 +135,11 @@ class Disk:
         wait_for(lambda: self.held() == 1, "the device has the request")
         return child
 
-    def reads_not_consumed(self, count=4):
-        """Reads in children, which the device leaves in the ring until the next suspend."""
-        self.mailbox.set(faults=["avail-left"])
-        children = [Child(self.read, 4096 * number, 4096) for number in range(count)]
-        for child in children:
+    def held(self):
+        """How many requests the device has in process."""
+        return sum(queue["in_process"] for queue in self.mailbox.stats()["queues"])
+
+
 @contextlib.contextmanager
 def driver_with(target, **parameters):
     """The driver, loaded with parameters."""
@@ -150,14 +150,6 @@ def driver_with(target, **parameters):
     finally:
         modules.load_block()
         wait_for(lambda: target.is_there, "the disk is there")
-
-
-            blocked(child, 0.1)
-        return children
-
-    def held(self):
-        """How many requests the device has in process."""
-        return sum(queue["in_process"] for queue in self.mailbox.stats()["queues"])
 
 
 def disk():

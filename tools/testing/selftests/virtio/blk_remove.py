@@ -14,6 +14,7 @@ from suspend_lib import (
     expect,
     expect_errno,
     modules,
+    request_in_child,
     require,
     run,
     wait_for,
@@ -110,15 +111,17 @@ def suspended():
     works(target)
 
 
-@case("unbind while suspended, with requests in the ring")
-def in_the_ring():
+@case("unbind while a suspend waits for requests that the device does not finish")
+def unfinished():
     target = disk()
-    children = target.reads_not_consumed()
-    target.dev.request("suspend")
-    quickly(target.dev.unbind, "unbind")
-    for child in children:
-        expect(child.errno(what="the reader is told"), "EIO", "the reader")
-    target.mailbox.set(faults=[])
+    child = target.read_held()
+    suspending = request_in_child(target.dev, "suspend")
+    unbinding = Child(target.dev.unbind)
+    expect(suspending.errno(what="the suspend ends"), "ENODEV", "the suspend")
+    target.mailbox.set(hold=False)
+    expect(unbinding.errno(5 * PROMPT, "unbind ends"), "success", "unbind")
+    status = child.errno(what="the reader ends")
+    require(status in ("EIO", "success"), f"the reader: {status}")
     target.dev.bind()
     works(target)
 

@@ -5,6 +5,7 @@
 import os
 import random
 import time
+from pathlib import Path
 
 from suspend_lib import (
     PROMPT,
@@ -12,11 +13,14 @@ from suspend_lib import (
     SLOWNESS,
     Child,
     KernelLog,
+    Skip,
     case,
     expect,
     expect_errno,
+    request_in_child,
     require,
     run,
+    sh,
     wait_for,
 )
 
@@ -106,30 +110,125 @@ def in_process():
     target.mailbox.set(hold=True)
     readers = [Child(target.read, 4096 * number, 4096) for number in range(4)]
     wait_for(lambda: target.held() == 4, "the device has the requests")
+    target.mailbox.clear()
+    suspending = request_in_child(target.dev, "suspend")
+    late = Child(target.read, 16384, 4096)
+    blocked(suspending)
     for reader in readers:
         require(reader.poll() is None, "a request that is held has ended")
-    target.dev.request("suspend")
+    expect(target.mailbox.counters()["status_writes"], 0, "SUSPEND is not set yet")
+    expect(target.held(), 4, "requests: those made meanwhile wait")
+    target.mailbox.set(hold=False)
     for reader in readers:
         expect(reader.errno(what="a request ends with the suspend"), "success", "the reader")
-    target.mailbox.set(hold=False)
+    expect(suspending.errno(), "success", "the suspend")
+    expect(target.dev.state, "suspended", "state")
+    outstanding = sum(int(queue["outstanding"]) for queue in target.dev.queues())
+    expect(outstanding, 0, "buffers in the rings")
+    blocked(late)
     target.dev.request("resume")
+    expect(late.errno(), "success", "a request made meanwhile")
     works(target)
 
 
-@case("a request that the device has not consumed is completed after the resume")
-def not_consumed():
+@case("requests that the device does not finish: ETIMEDOUT, and they go on")
+def not_finished():
     target = disk()
-    readers = target.reads_not_consumed()
-    target.dev.request("suspend")
-    outstanding = sum(int(queue["outstanding"]) for queue in target.dev.queues())
-    expect(outstanding, 4, "buffers in the rings")
-    for reader in readers:
-        require(reader.poll() is None, "a request that was not consumed has ended")
+    target.dev.write("timeout_ms", str(300 * SLOWNESS))
+    target.mailbox.set(hold=True)
+    readers = [Child(target.read, 4096 * number, 4096) for number in range(4)]
+    wait_for(lambda: target.held() == 4, "the device has the requests")
     target.mailbox.clear()
-    target.dev.request("resume")
-    for reader in readers:
-        expect(reader.errno(what="a request ends after the resume"), "success", "the reader")
-    expect(target.requests("in"), 4, "requests carried out: none was issued twice")
+    expect_errno("ETIMEDOUT", "suspend", target.dev.request, "suspend")
+    expect(target.dev.state, "running", "state")
+    expect(target.dev.read("last_error"), "ETIMEDOUT requests were not finished in time",
+           "last_error")
+    expect(target.mailbox.counters()["status_writes"], 0, "SUSPEND was not set")
+    late = Child(target.read, 16384, 4096)
+    wait_for(lambda: target.held() == 5, "the device gets another request")
+    target.mailbox.set(hold=False)
+    for reader in (*readers, late):
+        expect(reader.errno(what="a request ends"), "success", "the reader")
+    expect(target.requests("in"), 5, "requests carried out: none was issued twice")
+
+
+@case("a device that needs a reset, asked to finish its requests: EIO at once, and it is recovered")
+def broken():
+    target = disk()
+    target.dev.rebind()
+    reader = target.read_held()
+    suspending = request_in_child(target.dev, "suspend")
+    target.mailbox.command("fault-now", fault="needs-reset")
+    expect(suspending.errno(), "EIO", "the suspend")
+    wait_for(lambda: target.dev.number("recoveries") == 1, "it is recovered", 5 * PROMPT)
+    target.mailbox.set(hold=False)
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
+    works(target)
+
+
+@case("a processor goes offline while a reader waits for the resume")
+def offline():
+    target = disk()
+    cpu = os.cpu_count() - 1
+    online = Path(f"/sys/devices/system/cpu/cpu{cpu}/online")
+    if not online.exists():
+        raise Skip("no processor can go offline")
+
+    def read():
+        os.sched_setaffinity(0, {cpu})
+        target.read(0, 4096)
+
+    target.dev.request("suspend")
+    reader = Child(read)
+    blocked(reader)
+    try:
+        going = Child(online.write_text, "0")
+        expect(going.errno(10 * PROMPT, "the processor is offline"), "success", "going offline")
+        require(reader.poll() is None, "the reader has not waited")
+    finally:
+        target.dev.request("resume")
+        online.write_text("1")
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
+    works(target)
+
+
+def other_scheduler(target):
+    """What freezes the queue: the file to write to, what to write, and what is there."""
+    sh("modprobe", "-a", "mq-deadline", "kyber-iosched", check=False)
+    choice = target.read_file("queue/scheduler")
+    before = choice[choice.index("[") + 1 : choice.index("]")]
+    for name in choice.replace("[", "").replace("]", "").split():
+        if name != before:
+            return "queue/scheduler", name, before
+    # As many requests as before, or half of them.
+    before = target.number("queue/nr_requests")
+    return "queue/nr_requests", str(before // 2), str(before)
+
+
+@case("the scheduler is changed while suspended, with a reader that waits")
+def scheduler():
+    target = disk()
+    name, value, before = other_scheduler(target)
+    # Requests may be on their way when the device is asked.
+    target.mailbox.set(hold=True)
+    early = [Child(target.read, 4096 * number, 4096) for number in range(2)]
+    wait_for(lambda: target.held() == 2, "the device has the requests")
+    suspending = request_in_child(target.dev, "suspend")
+    target.mailbox.set(hold=False)
+    expect(suspending.errno(), "success", "the suspend")
+    late = Child(target.read, 16384, 4096)
+    blocked(late)
+    try:
+        change = Child(target.write_file, name, value)
+        expect(change.errno(10 * PROMPT, f"{name} is changed"), "success", "the change")
+        shown = target.read_file(name)
+        require(value == shown or f"[{value}]" in shown, f"{name} is {shown}")
+    finally:
+        target.dev.request("resume")
+        target.write_file(name, before)
+    for reader in (*early, late):
+        expect(reader.errno(5 * PROMPT), "success", "a reader")
+    works(target)
 
 
 @case("a flush waits while suspended, and reaches the device after the writes before it")
