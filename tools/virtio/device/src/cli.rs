@@ -92,6 +92,10 @@ pub struct Args {
     #[arg(long)]
     pub access_platform: bool,
 
+    /// Keep all state in D3hot, in which the system puts a device that sleeps: No_Soft_Reset
+    #[arg(long)]
+    pub no_soft_reset: bool,
+
     /// Largest queue size, a power of two
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = queue_size)]
     pub queue_size: u16,

@@ -192,6 +192,11 @@ impl Device {
         Ok(this)
     }
 
+    /// It keeps its state while the system sleeps (PCI power management, "No_Soft_Reset").
+    pub fn add_no_soft_reset(&mut self) {
+        self.pci.add_no_soft_reset();
+    }
+
     /// How many MSI-X vectors it has.
     pub fn vectors(&self) -> u16 {
         self.irqs.vectors()
@@ -252,6 +257,14 @@ impl Device {
             fields["device"] = report;
         }
         self.emit("summary", fields);
+    }
+
+    /// The client resets it, as QEMU does with all that is on the bus when the guest wakes up. Its own
+    /// devices keep their state then if they keep it in D3hot.
+    pub fn bus_reset(&mut self) {
+        if !self.pci.keeps_state() {
+            self.function_reset("vfio");
+        }
     }
 
     /// DEVICE_RESET of vfio-user, or a function level reset.

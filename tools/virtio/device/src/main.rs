@@ -19,7 +19,10 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         None => Events::none(),
     };
     let kind = args.kind.build(&args.options, args.queue_size)?;
-    let device = Device::new(args.kind, kind, args.settings(), args.queue_size, events)?;
+    let mut device = Device::new(args.kind, kind, args.settings(), args.queue_size, events)?;
+    if args.no_soft_reset {
+        device.add_no_soft_reset();
+    }
     server::serve(device, &args.socket, args.once)?;
     Ok(())
 }

@@ -33,6 +33,7 @@ const INTERRUPT_PIN: usize = 0x3d;
 const FIRST_CAP: usize = 0x40;
 
 const STATUS_CAP_LIST: u16 = 1 << 4;
+const CAP_ID_PM: u8 = 0x01;
 const CAP_ID_VENDOR: u8 = 0x09;
 const CAP_ID_MSIX: u8 = 0x11;
 const CAP_ID_AF: u8 = 0x13;
@@ -41,6 +42,12 @@ const MSIX_ENABLE: u8 = 1 << 7;
 const PBA_OFFSET: u32 = 0x800;
 const AF_CAP_TP_FLR: u8 = 0b11;
 const AF_CTRL_FLR: u8 = 1;
+/// As of the PCI Power Management Interface 1.2, no PME, neither D1 nor D2.
+const PM_VERSION: u16 = 3;
+/// Offset of PMCSR in the capability.
+const PM_CONTROL: usize = 4;
+const PM_STATE_MASK: u8 = 0b11;
+const PM_NO_SOFT_RESET: u8 = 1 << 3;
 
 /// What a write to configuration space asks of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +82,8 @@ pub struct ConfigSpace {
     msix: usize,
     window: usize,
     af: usize,
+    /// The power management capability, if there is one.
+    pm: Option<usize>,
 }
 
 impl ConfigSpace {
@@ -88,6 +97,7 @@ impl ConfigSpace {
             msix: 0,
             window: 0,
             af: 0,
+            pm: None,
         };
         let device_id = DEVICE_ID_BASE + u16::from(id);
         space.set(0, &VENDOR_ID.to_le_bytes());
@@ -182,6 +192,21 @@ impl ConfigSpace {
         self.af = self.add_cap(&[CAP_ID_AF, 0, 6, AF_CAP_TP_FLR, 0, 0]);
     }
 
+    /// Adds power management. The function keeps its state in D3hot.
+    pub fn add_no_soft_reset(&mut self) {
+        let [low, high] = PM_VERSION.to_le_bytes();
+        let body = [CAP_ID_PM, 0, low, high, PM_NO_SOFT_RESET, 0, 0, 0];
+        let pm = self.add_cap(&body);
+        self.allow(pm + PM_CONTROL, &[PM_STATE_MASK]);
+        self.pm = Some(pm);
+    }
+
+    /// Whether it has been put into D3hot, and keeps its state there.
+    pub fn keeps_state(&self) -> bool {
+        self.pm
+            .is_some_and(|pm| self.bytes[pm + PM_CONTROL] & PM_STATE_MASK == PM_STATE_MASK)
+    }
+
     fn window_data(&self) -> usize {
         self.window + offset_of!(CfgCap, pci_cfg_data)
     }
@@ -190,6 +215,12 @@ impl ConfigSpace {
     #[cfg(test)]
     pub fn af_control(&self) -> u64 {
         self.af as u64 + 4
+    }
+
+    /// Where the power state is.
+    #[cfg(test)]
+    pub fn pm_control(&self) -> u64 {
+        (self.pm.expect("no power management") + PM_CONTROL) as u64
     }
 
     /// Where the PCI configuration access capability is.
@@ -393,6 +424,28 @@ mod tests {
         assert!(space.touches_window(at + 16, 1));
         assert_eq!(space.write(at + 16, &[0x0f]), Effect::WindowWrite);
         assert_eq!(space.write(space.af as u64 + 4, &[1]), Effect::Reset);
+    }
+
+    #[test]
+    fn power_management() {
+        let mut space = space();
+        let before = caps(&space).len();
+        assert!(!space.keeps_state());
+        space.add_no_soft_reset();
+        let (id, at) = caps(&space)[before];
+        assert_eq!(id, CAP_ID_PM);
+        let at = at as u64 + 4;
+        assert!(!space.keeps_state());
+        // What is not the power state can't be written.
+        space.write(at, &[0xf3, 0xff]);
+        let mut control = [0; 2];
+        space.read(at, &mut control);
+        assert_eq!(control, [PM_NO_SOFT_RESET | 3, 0]);
+        assert!(space.keeps_state());
+        space.reset();
+        assert!(!space.keeps_state());
+        space.read(at, &mut control);
+        assert_eq!(control, [PM_NO_SOFT_RESET, 0]);
     }
 
     proptest! {

@@ -185,7 +185,7 @@ impl ServerBackend for Backend<'_> {
     }
 
     fn reset(&mut self) -> io::Result<()> {
-        self.device().function_reset("vfio");
+        self.device().bus_reset();
         Ok(())
     }
 

@@ -694,7 +694,7 @@ fn every_reset_ends_a_suspend() {
             guest.suspend();
             match reset {
                 0 => guest.write_status(0),
-                1 => guest.device.function_reset("vfio"),
+                1 => guest.device.bus_reset(),
                 // Initiate FLR in the Advanced Features capability, the last one.
                 _ => {
                     let af = guest.device.pci.af_control();
@@ -722,6 +722,26 @@ fn access_platform_is_offered_on_request_from_the_next_reset_on() {
     assert_eq!(guest.device.offered & features::ACCESS_PLATFORM, 0);
     guest.write_status(0);
     assert_ne!(guest.device.offered & features::ACCESS_PLATFORM, 0);
+}
+
+#[test]
+fn what_is_kept_in_d3hot_survives_a_reset_of_the_bus() {
+    each(|settings| {
+        let mut guest = Guest::live(settings);
+        guest.device.add_no_soft_reset();
+        let control = guest.device.pci.pm_control();
+        guest.suspend();
+        let status = guest.status();
+        guest.device.region_write(CONFIG, control, &[3]);
+        guest.device.bus_reset();
+        guest.device.region_write(CONFIG, control, &[0]);
+        assert_eq!(guest.status(), status);
+        guest.resume();
+        assert_eq!(guest.rules(), []);
+        // When it has been switched on again, it is reset like any other.
+        guest.device.bus_reset();
+        assert_eq!(guest.status(), 0);
+    });
 }
 
 #[test]
