@@ -79,6 +79,16 @@ pub fn of_selftests() -> Vec<Spec> {
     specs
 }
 
+/// The pair, and a disk with room for all of the guest's memory, which is the same in the guest's next
+/// QEMU.
+pub fn with_swap() -> Vec<Spec> {
+    let mut specs = default_pair();
+    specs.push(Spec::new(
+        "--type blk --size 1G --queues 2 --queue-size 128 --backing %t/swap",
+    ));
+    specs
+}
+
 /// The devices of one guest.
 pub struct Devices(Vec<Device>);
 

@@ -4,9 +4,11 @@
 
 use crate::affinity::Apart;
 use crate::device::{self, Devices, Record, Spec};
-use crate::init::{Job, JOB, STARTED, STATUS};
+use crate::init::{self, Job, JOB, STARTED, STATUS};
+use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::klog::{self, Complaint, Shutdown};
+use crate::modules::Modules;
 use crate::output::Output;
 use crate::process::{tail, Daemon};
 use crate::tree::{RunDir, Tree};
@@ -73,6 +75,21 @@ pub enum Terminal {
     Interactive,
 }
 
+/// What is the guest's root file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Root {
+    /// That of the build root, with the clone, shared by virtiofs.
+    #[default]
+    Shared,
+    /// The same, behind an initramfs, which need not go on to our init.
+    Behind(PathBuf),
+    /// An initramfs of the lab, which is all there is: see [`initramfs`].
+    Initramfs {
+        /// The guest goes on as what it has written to this disk.
+        resume: Option<PathBuf>,
+    },
+}
+
 #[derive(Clone)]
 pub struct Config {
     pub accel: Accel,
@@ -85,10 +102,8 @@ pub struct Config {
     pub deadline: Duration,
     /// After how long without a line it is stopped, too.
     pub silence: Option<Duration>,
-    /// Index of our modules.
-    pub modules: Option<PathBuf>,
-    /// An initramfs, which need not go on to our init.
-    pub initramfs: Option<PathBuf>,
+    pub modules: Option<Modules>,
+    pub root: Root,
     pub terminal: Terminal,
     pub clock: Clock,
     /// How many guests share the machine.
@@ -111,7 +126,7 @@ impl Config {
             deadline: Duration::from_secs(120),
             silence: None,
             modules: None,
-            initramfs: None,
+            root: Root::default(),
             terminal: Terminal::Lines,
             clock: Clock::Host,
             share: 1,
@@ -158,6 +173,17 @@ impl Outcome {
     /// Nothing is held against kernel and driver.
     pub fn is_clean(&self) -> bool {
         self.complaints.is_empty() && self.records.iter().all(|r| r.violations().is_empty())
+    }
+
+    /// With what was found before, of the same guest in another QEMU.
+    pub fn after(mut self, mut complaints: Vec<Complaint>, mut records: Vec<Record>) -> Self {
+        complaints.append(&mut self.complaints);
+        records.append(&mut self.records);
+        Self {
+            complaints,
+            records,
+            ..self
+        }
     }
 
     /// An exit status: the job's, unless something else went wrong.
@@ -243,12 +269,29 @@ fn boot(
         Clock::Host => None,
         Clock::Instructions | Clock::SlowInstructions => Apart::begin()?,
     };
-    let root = share("root", Path::new("/"), &["--readonly"], run)?;
-    let shared = share("tree", tree.root(), &[], run)?;
+    let shares = match config.root {
+        Root::Shared | Root::Behind(_) => vec![
+            share("root", Path::new("/"), &["--readonly"], run)?,
+            share("tree", tree.root(), &[], run)?,
+        ],
+        Root::Initramfs { .. } => Vec::new(),
+    };
     let mut devices = Devices::start(tree, &config.devices, run, &config.output)?;
     let console = run.join("console");
+    let initramfs = match &config.root {
+        Root::Shared => None,
+        Root::Behind(initramfs) => Some(initramfs.clone()),
+        Root::Initramfs { .. } => {
+            let modules = config.modules.as_ref();
+            let modules = modules.context("a guest with an initramfs needs the modules")?;
+            Some(initramfs::make(tree, kernel, modules, run)?)
+        }
+    };
     let mut qemu = qemu(tree, kernel, config, run, &console);
-    for share in [&root, &shared] {
+    if let Some(initramfs) = initramfs {
+        qemu.arg("-initrd").arg(initramfs);
+    }
+    for share in &shares {
         qemu.args(share.qemu_args());
     }
     for socket in devices.sockets() {
@@ -275,7 +318,17 @@ fn boot(
                 all: config.deadline,
                 silence: config.silence,
             };
-            stream(&mut child, &limits, |line| on_line(line, &mut devices))?
+            stream(&mut child, &limits, |line| {
+                let Some((before, file)) = line.split_once(init::FILE) else {
+                    return on_line(line, &mut devices);
+                };
+                if !before.is_empty() {
+                    on_line(before, &mut devices)?;
+                }
+                let (name, text) = file.split_once(' ').unwrap_or((file, ""));
+                let path = run.join(Path::new(name).file_name().unwrap_or_default());
+                fs::write(&path, text).context("can't write for the guest")
+            })?
         }
         Terminal::Interactive => {
             spawn(&mut qemu)?.wait().context("can't wait for QEMU")?;
@@ -377,12 +430,18 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     // virtiofsd writes into the page cache without QEMU knowing. What QEMU has translated from
     // such a page, when it held the code of another file, is executed still, unless the guest
     // writes to it: so it clears what it allocates, as Debian's kernel does anyway.
+    let lab = tree.join("out/target/release/lab").display().to_string();
+    let root = match &config.root {
+        Root::Shared | Root::Behind(_) => {
+            format!("rootfstype=virtiofs root=root ro init={lab}")
+        }
+        // What is printed while it falls asleep is wanted, too.
+        Root::Initramfs { .. } => "rdinit=/init no_console_suspend".into(),
+    };
     let mut append = format!(
         "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
-         devtmpfs.mount=0 \
-         rootfstype=virtiofs root=root ro init={} -- init --tree={} --run={} --python-path={} \
-         --slowness={} --share={}",
-        tree.join("out/target/release/lab").display(),
+         devtmpfs.mount=0 {root} -- init --tree={} --run={} --python-path={} --slowness={} \
+         --share={}",
         tree.root().display(),
         run.display(),
         kernel
@@ -392,8 +451,15 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
         kernel.flavour.slowness(),
         config.share,
     );
-    if let Some(index) = &config.modules {
-        append += &format!(" --modules={}", index.display());
+    match (&config.root, &config.modules) {
+        (Root::Initramfs { resume }, _) => {
+            append += " --alone";
+            if let Some(disk) = resume {
+                append += &format!(" --resume={}", disk.display());
+            }
+        }
+        (_, Some(modules)) => append += &format!(" --modules={}", modules.index.display()),
+        (_, None) => {}
     }
     let size = kernel.flavour.memory();
     let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
@@ -409,9 +475,6 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
         .arg(format!("file:{}", console.display()))
         .args(["-chardev", "stdio,id=terminal,signal=off"])
         .args(["-serial", "chardev:terminal"]);
-    if let Some(initramfs) = &config.initramfs {
-        qemu.arg("-initrd").arg(initramfs);
-    }
     match config.clock {
         Clock::Host => qemu.args(["-smp", "2"]),
         Clock::Instructions | Clock::SlowInstructions => {

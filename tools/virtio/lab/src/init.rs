@@ -6,7 +6,7 @@
 //! writable.  ttyS0 is the kernel's console, ttyS1 carries what the job prints.  A program of its
 //! own, because a shell that starts a dozen others takes ten seconds under emulation.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use rustix::fs::Mode;
 use rustix::mount::{mount, MountFlags};
 use rustix::process::{Pid, Signal};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,6 +32,12 @@ pub const STARTED: &str = "started";
 pub const STATUS: &str = "status";
 
 const TERMINAL: &str = "/dev/ttyS1";
+/// Begins a line on the terminal that stands for a file in the run's directory: its name and what is
+/// in it. For a guest that does not share that directory.
+pub const FILE: char = '\u{1}';
+
+/// Until a disk is there after its driver has been loaded, on any kernel.
+const DISK: Duration = Duration::from_secs(30);
 
 /// Said by kselftest's runner for a program that took too long.
 const STATUS_TIMEOUT: i32 = 124;
@@ -62,6 +69,31 @@ pub struct Args {
     /// How many guests share the machine.
     #[arg(long)]
     share: usize,
+
+    /// All that there is is the initramfs.
+    #[arg(long)]
+    alone: bool,
+
+    /// Goes on as what has been written to this disk, if that can be.
+    #[arg(long)]
+    resume: Option<PathBuf>,
+}
+
+impl Args {
+    /// Leaves a file for the host.
+    fn leave(&self, name: &str, text: &str) -> Result<()> {
+        if self.alone {
+            let terminal = OpenOptions::new().write(true).open(TERMINAL);
+            let mut terminal = terminal.with_context(|| format!("can't open {TERMINAL}"))?;
+            let line = format!("{FILE}{name} {text}\n");
+            terminal
+                .write_all(line.as_bytes())
+                .context("can't write to the terminal")?;
+            return rustix::termios::tcdrain(&terminal).context("can't write to the terminal");
+        }
+        let path = self.run.join(name);
+        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
+    }
 }
 
 /// What the guest does.
@@ -72,8 +104,9 @@ pub enum Job {
     /// Runs kselftests one after the other and reports on them in KTAP.
     Selftests {
         tests: Vec<Selftest>,
-        /// Where a directory of a test's name says that some guest has taken it.
-        claims: PathBuf,
+        /// Where a directory of a test's name says that some guest has taken it. Without it all of
+        /// them are run.
+        claims: Option<PathBuf>,
     },
     /// Starts a shell on the terminal.
     Shell { rows: u16, columns: u16 },
@@ -104,9 +137,8 @@ pub fn main(args: &Args) -> Result<u8> {
             255
         }
     };
-    let path = args.run.join(STATUS);
-    if let Err(error) = fs::write(&path, status.to_string()) {
-        eprintln!("init: can't write {}: {error}", path.display());
+    if let Err(error) = args.leave(STATUS, &status.to_string()) {
+        eprintln!("init: {error:#}");
     }
     rustix::fs::sync();
     rustix::system::reboot(RebootCommand::PowerOff).context("can't power off")?;
@@ -135,13 +167,15 @@ fn prepare(args: &Args) -> Result<()> {
     mount("run", "/run", "tmpfs", c"mode=755")?;
     mount("root", "/root", "tmpfs", c"mode=700")?;
 
-    let tree = args.tree.to_str().context("the clone's path is no UTF-8")?;
-    directory(&args.tree)?;
-    mount("tree", tree, "virtiofs", c"")?;
+    if !args.alone {
+        let tree = args.tree.to_str().context("the clone's path is no UTF-8")?;
+        directory(&args.tree)?;
+        mount("tree", tree, "virtiofs", c"")?;
+    }
     if let Some(index) = &args.modules {
         let status = command("modprobe").arg("overlay").status();
         let status = status.context("can't run modprobe")?;
-        anyhow::ensure!(status.success(), "can't load overlay: {status}");
+        ensure!(status.success(), "can't load overlay: {status}");
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy();
         let modules = format!("/usr/lib/modules/{release}");
@@ -175,12 +209,18 @@ fn job_command(args: &Args, program: &str) -> Command {
         .env("PYTHONPATH", &args.python_path)
         .env("SUSPEND_SLOWNESS", args.slowness.to_string())
         .env("SUSPEND_SHARE", args.share.to_string());
+    if args.alone {
+        // Who reads there wakes the guest.
+        command.env("SUSPEND_WAKER", TERMINAL);
+    }
     command
 }
 
 fn run(args: &Args) -> Result<i32> {
-    let started = args.run.join(STARTED);
-    fs::write(&started, "").with_context(|| format!("can't write {}", started.display()))?;
+    args.leave(STARTED, "")?;
+    if let Some(disk) = &args.resume {
+        resume(disk)?;
+    }
     let path = args.run.join(JOB);
     let text = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
     let job: Job = serde_json::from_slice(&text).context("can't understand the job")?;
@@ -196,7 +236,9 @@ fn run(args: &Args) -> Result<i32> {
             let status = child.wait().context("can't wait")?;
             Ok(status_of(status))
         }
-        Job::Selftests { tests, claims } => selftests(args, &tests, &claims, &mut terminal),
+        Job::Selftests { tests, claims } => {
+            selftests(args, &tests, claims.as_deref(), &mut terminal)
+        }
         Job::Shell { rows, columns } => {
             let script = format!("stty rows {rows} cols {columns}; exec bash -i");
             let mut shell = job_command(args, "setsid");
@@ -205,6 +247,25 @@ fn run(args: &Args) -> Result<i32> {
             Ok(status_of(status))
         }
     }
+}
+
+/// Has the kernel look for an image on a disk. If there is one, this does not return: the guest goes
+/// on where it was.
+fn resume(disk: &Path) -> Result<()> {
+    let status = command("modprobe").arg("virtio_blk").status();
+    ensure!(
+        status.context("can't run modprobe")?.success(),
+        "can't load virtio_blk"
+    );
+    let deadline = Instant::now() + DISK;
+    while !disk.exists() {
+        ensure!(Instant::now() < deadline, "no {}", disk.display());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let device = fs::metadata(disk).context("can't look at the disk")?.rdev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    fs::write("/sys/power/resume", format!("{major}:{minor}"))
+        .with_context(|| format!("there is no image on {}", disk.display()))
 }
 
 /// Starts a program on the terminal.
@@ -227,14 +288,21 @@ fn status_of(status: ExitStatus) -> i32 {
 }
 
 /// What tools/testing/selftests/kselftest/runner.sh does, with those that no other guest has taken.
-fn selftests(args: &Args, tests: &[Selftest], claims: &Path, out: &mut File) -> Result<i32> {
+fn selftests(
+    args: &Args,
+    tests: &[Selftest],
+    claims: Option<&Path>,
+    out: &mut File,
+) -> Result<i32> {
     writeln!(out, "TAP version 13")?;
     let mut failed = false;
     let mut number = 0;
     for test in tests {
         let name = test.program.file_name().unwrap_or_default();
-        if !claim(&claims.join(name))? {
-            continue;
+        if let Some(claims) = claims {
+            if !claim(&claims.join(name))? {
+                continue;
+            }
         }
         number += 1;
         let name = format!("selftests: virtio: {}", name.to_string_lossy());

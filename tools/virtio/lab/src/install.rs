@@ -8,7 +8,7 @@
 //! is done in the build root, where the programs are the same.
 
 use crate::device;
-use crate::guest::{self, Config, Ending};
+use crate::guest::{self, Config, Ending, Root};
 use crate::init::Job;
 use crate::kernel::Kernel;
 use crate::klog::Shutdown;
@@ -70,7 +70,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: Config) -> Result<()> {
         unshare.args([dkms, src]).arg(&kernel.release).arg(&*run);
         run_logged(&mut unshare, &log)
     })?;
-    config.initramfs = Some(run.join("initramfs"));
+    config.root = Root::Behind(run.join("initramfs"));
     let mut expected = vec!["initramfs: virtio_suspend is loaded"];
     expected.extend(CYCLE);
     let ending = Ending::Shutdown(Shutdown::PowerOff);

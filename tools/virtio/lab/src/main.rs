@@ -16,6 +16,7 @@ mod demo;
 mod device;
 mod guest;
 mod init;
+mod initramfs;
 mod install;
 mod kernel;
 mod klog;
@@ -27,10 +28,12 @@ mod output;
 mod picture;
 mod process;
 mod qemu;
+mod qmp;
 mod rust;
 mod scenario;
 mod schedule;
 mod selftests;
+mod sleep;
 mod suite;
 mod tally;
 mod tree;
@@ -94,6 +97,11 @@ enum Cmd {
         /// Leave out the modules: the kernel's own drivers bind to the devices.
         #[arg(long)]
         stock_drivers: bool,
+
+        /// Give the guest nothing but an initramfs for its root, so that it can sleep; it is woken
+        /// if a kselftest asks for that.
+        #[arg(long, conflicts_with = "stock_drivers")]
+        initramfs: bool,
 
         /// Seconds until the guest is stopped.
         #[arg(long, default_value_t = 120)]
@@ -160,7 +168,7 @@ fn host(cli: Cli) -> Result<u8> {
     let with_modules = |devices: Vec<device::Spec>| {
         Ok::<_, anyhow::Error>(guest::Config {
             accel: cli.accel,
-            modules: Some(modules::build(&tree, &kernel)?.index),
+            modules: Some(modules::build(&tree, &kernel)?),
             ..guest::Config::with(devices)
         })
     };
@@ -176,6 +184,7 @@ fn host(cli: Cli) -> Result<u8> {
             qemu,
             own_qemu,
             stock_drivers,
+            initramfs,
             deadline,
             command,
         } => {
@@ -197,7 +206,10 @@ fn host(cli: Cli) -> Result<u8> {
                 .flat_map(|args| args.split_whitespace().map(str::to_string))
                 .collect();
             let job = init::Job::Command(command);
-            let outcome = guest::run(&tree, &kernel, "guest", &config, &job, print)?;
+            let outcome = match initramfs {
+                true => sleep::run(&tree, &kernel, "guest", &mut config, &job, print)?,
+                false => guest::run(&tree, &kernel, "guest", &config, &job, print)?,
+            };
             outcome.report(&config.output);
             return Ok(outcome.status());
         }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules, built.
+#[derive(Clone)]
 pub struct Modules {
     pub files: Vec<PathBuf>,
     /// What `depmod` makes of them together with the kernel's own, to lie over the latter.

@@ -313,11 +313,11 @@ impl Lab<'_> {
     /// Builds the modules of the copy and runs kselftests of the clone with them, up to the first
     /// failure.
     fn guest(&self, programs: &[(&str, Vec<&str>)]) -> Result<Fate> {
-        let index = modules::build_quietly(&self.copy, self.kernel)?.index;
+        let modules = modules::build_quietly(&self.copy, self.kernel)?;
         let slowness = self.kernel.flavour.slowness();
         let mut config = Config {
             accel: self.accel,
-            modules: Some(index),
+            modules: Some(modules),
             ..Config::with(device::of_selftests())
         };
         config.deadline = (BOOT + PROGRAM * u32::try_from(programs.len())?) * slowness;

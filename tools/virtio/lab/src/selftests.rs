@@ -34,8 +34,13 @@ const WORTH: Duration = Duration::from_secs(40);
 /// When as many guests have died, nothing can be learned from more.
 const MOST_DEATHS: usize = 4;
 
-/// The kselftests that their Makefile lists.
+/// The kselftests that anybody may run.
 pub fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
+    listed(tree, &["TEST_PROGS", "TEST_GEN_PROGS"])
+}
+
+/// The kselftests that their Makefile lists in some variables.
+pub fn listed(tree: &Tree, variables: &[&str]) -> Result<Vec<PathBuf>> {
     let dir = tree.join(DIR);
     let path = dir.join("Makefile");
     if !path.exists() {
@@ -43,7 +48,7 @@ pub fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
     }
     let text = fs::read_to_string(&path).context("can't read the kselftests' Makefile")?;
     let mut programs = Vec::new();
-    for variable in ["TEST_PROGS", "TEST_GEN_PROGS"] {
+    for variable in variables {
         for name in makefile::words(&text, variable) {
             let program = dir.join(&name);
             ensure!(
@@ -63,9 +68,12 @@ pub fn file_name(path: &Path) -> &str {
         .unwrap_or_default()
 }
 
+/// The suite of those that share guests.
+pub const SUITE: &str = "guest";
+
 /// The name of a kselftest as a test.
 pub fn test_name(file: &str) -> String {
-    format!("guest/{file}")
+    format!("{SUITE}/{file}")
 }
 
 /// Kselftests, and the guests that run them.
@@ -127,13 +135,6 @@ impl<'a> Selftests<'a> {
             .filter(|name| !self.claims.join(name).exists())
     }
 
-    fn has_ended(&self, name: &str) {
-        self.ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.into());
-    }
-
     /// Whoever has no result has failed; called when there are no more guests.
     pub fn finish(self) {
         let ended = self
@@ -152,15 +153,10 @@ impl<'a> Selftests<'a> {
 
     /// Runs what is left in one guest; returns whether it got to its end or did at least something.
     fn one_guest(&self) -> bool {
-        let mut session = Session {
-            of: self,
-            running: None,
-            begun: 0,
-            violations: 0,
-        };
+        let mut session = Session::new(self.results, SUITE);
         let job = Job::Selftests {
             tests: self.tests.clone(),
-            claims: self.claims.to_path_buf(),
+            claims: Some(self.claims.to_path_buf()),
         };
         let outcome = guest::run(
             self.tree,
@@ -170,11 +166,16 @@ impl<'a> Selftests<'a> {
             &job,
             |line, devices| session.line(line, devices),
         );
-        let (begun, good) = session.end(outcome);
-        if !good {
+        let ended = session.end(outcome);
+        if !ended.good {
             self.deaths.fetch_add(1, Ordering::Relaxed);
         }
-        good || begun > 0
+        let has_done_something = !ended.programs.is_empty();
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(ended.programs);
+        ended.good || has_done_something
     }
 }
 
@@ -199,23 +200,43 @@ impl Shared for Selftests<'_> {
     }
 }
 
-/// One guest, as what it prints tells of it.
-struct Session<'a> {
-    of: &'a Selftests<'a>,
+/// One guest that runs kselftests, as what it prints tells of it.
+pub struct Session<'a> {
+    results: &'a Results,
+    suite: &'static str,
     /// The program that runs, and the report on it.
     running: Option<(String, Report<'a>)>,
-    begun: usize,
+    /// The programs that there is a result of.
+    ended: Vec<String>,
     /// Those that were counted.
     violations: usize,
 }
 
-impl Session<'_> {
-    fn line(&mut self, line: &str, devices: &mut Devices) -> Result<()> {
+/// What became of a guest.
+pub struct Ended {
+    /// The programs that there is a result of.
+    pub programs: Vec<String>,
+    /// It got to its end.
+    pub good: bool,
+}
+
+impl<'a> Session<'a> {
+    /// `suite` begins the names of the tests.
+    pub fn new(results: &'a Results, suite: &'static str) -> Self {
+        Self {
+            results,
+            suite,
+            running: None,
+            ended: Vec::new(),
+            violations: 0,
+        }
+    }
+
+    pub fn line(&mut self, line: &str, devices: &mut Devices) -> Result<()> {
         match (ktap::parse(line), &mut self.running) {
             (ktap::Line::Frame, _) => {}
             (ktap::Line::Begin(name), _) => {
-                self.begun += 1;
-                let report = self.of.results.report(&test_name(name));
+                let report = self.results.report(&format!("{}/{name}", self.suite));
                 self.running = Some((name.into(), report));
             }
             (ktap::Line::Case(verdict, case), Some((_, report))) => report.case(case, verdict),
@@ -232,19 +253,18 @@ impl Session<'_> {
                     self.violations += 1;
                     report.case(&format!("violation: {violation}"), Verdict::Failed);
                 }
-                self.of.has_ended(name);
+                self.ended.push(name.into());
                 if let Some((_, report)) = self.running.take() {
                     report.end();
                 }
             }
-            (_, None) => self.of.config.output.line(line),
+            (_, None) => self.results.between().line(line),
         }
         Ok(())
     }
 
-    /// Accounts for what became of the guest; returns how many programs it began, and whether it
-    /// got to its end.
-    fn end(self, outcome: Result<Outcome>) -> (usize, bool) {
+    /// Accounts for what became of the guest.
+    pub fn end(mut self, outcome: Result<Outcome>) -> Ended {
         let (ending, outcome) = match outcome {
             // Which program failed is known already.
             Ok(outcome) if matches!(outcome.ending, Ending::Status(0 | 1)) => (None, Some(outcome)),
@@ -257,7 +277,7 @@ impl Session<'_> {
             (ending, Some((name, mut report))) => {
                 let ending = ending.as_deref().unwrap_or("no result");
                 report.case(ending, Verdict::Failed);
-                self.of.has_ended(&name);
+                self.ended.push(name);
                 report.end();
             }
             (Some(ending), None) => problems.push(ending.clone()),
@@ -270,18 +290,21 @@ impl Session<'_> {
                 problems.push(format!("{more} violations after the last result"));
             }
             if !problems.is_empty() || ending.is_some() || !outcome.is_clean() {
-                let mut report = self.of.results.report("guest");
+                let mut report = self.results.report(self.suite);
                 for problem in &problems {
                     report.case(problem, Verdict::Failed);
                 }
                 outcome.report(report.output());
             }
         } else {
-            let mut report = self.of.results.report("guest");
+            let mut report = self.results.report(self.suite);
             for problem in &problems {
                 report.case(problem, Verdict::Failed);
             }
         }
-        (self.begun, ending.is_none())
+        Ended {
+            programs: self.ended,
+            good: ending.is_none(),
+        }
     }
 }

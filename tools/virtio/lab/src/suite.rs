@@ -6,6 +6,7 @@
 //!
 //! * `host/PACKAGE`: `cargo test` of a package of tools/virtio;
 //! * `guest/PROGRAM`: a kselftest of tools/testing/selftests/virtio; they share guests;
+//! * `sleep/PROGRAM`: one that has its guest sleep, which has nothing but an initramfs for that;
 //! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`.
 //!
 //! A pattern selects by either the whole name or its second part, with or without extension.
@@ -22,7 +23,7 @@ use crate::schedule::{self, Durations, Unit};
 use crate::selftests::{self, file_name, Selftests};
 use crate::tally::{Report, Results, Tally};
 use crate::tree::Tree;
-use crate::{device, modules, rust};
+use crate::{device, modules, rust, sleep};
 use anyhow::{ensure, Context, Result};
 use clap::builder::RangedU64ValueParser;
 use glob::Pattern;
@@ -30,7 +31,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 #[derive(clap::Args)]
@@ -63,10 +64,12 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
 
     let packages = packages(tree)?;
     let programs = selftests::programs(tree)?;
+    let sleepers = sleep::programs(tree)?;
     let scenarios = scenario::all();
     let mut names: BTreeSet<String> = [boot_name(install::NAME)].into();
     names.extend(packages.iter().map(host_name));
     names.extend(programs.iter().map(|p| selftests::test_name(file_name(p))));
+    names.extend(sleepers.iter().map(|path| sleep_name(path)));
     names.extend(scenarios.iter().map(|s| boot_name(s.name)));
     let all = names.clone();
     names.retain(|name| selects(pattern.as_ref(), name));
@@ -88,8 +91,10 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
         output: results.between(),
         ..Config::with(Vec::new())
     };
-    if !programs.is_empty() || scenarios.iter().any(|s| names.contains(&boot_name(s.name))) {
-        config.modules = Some(modules::build(tree, kernel)?.index);
+    let need_modules =
+        |name: &String| !name.starts_with("host/") && *name != boot_name(install::NAME);
+    if names.iter().any(need_modules) {
+        config.modules = Some(modules::build(tree, kernel)?);
         device::build(tree, &Output::Terminal)?;
         println!("booting guests with Linux {}", kernel.release);
     }
@@ -111,11 +116,18 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
             one_boot(tree, kernel, config, scenario, report)
         }));
     }
+    for program in &sleepers {
+        let (config, results) = (&config, &results);
+        units.push(Unit {
+            name: sleep_name(program),
+            run: Box::new(move || sleep::test(tree, kernel, config, program, results)),
+        });
+    }
     units.retain(|unit| names.contains(&unit.name));
 
     let mut durations = Durations::of(tree)?;
     durations.sort(&mut units, |unit| unit.name.clone());
-    let selftests = Selftests::new(tree, kernel, config, programs, &durations, &results)?;
+    let selftests = Selftests::new(tree, kernel, config.clone(), programs, &durations, &results)?;
     schedule::run(args.jobs, units, &selftests);
     selftests.finish();
 
@@ -132,6 +144,10 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
 
 fn host_name(package: impl Display) -> String {
     format!("host/{package}")
+}
+
+fn sleep_name(program: &Path) -> String {
+    format!("{}/{}", sleep::SUITE, file_name(program))
 }
 
 fn boot_name(scenario: &str) -> String {

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guests that sleep: who wakes them, and `sleep/`, the tests of that.
+//!
+//! A kselftest that is about to have its guest sleep says so on the terminal, and when it is awake:
+//!
+//! ```text
+//! # sleep: deep
+//! # awake: slept
+//! ```
+//!
+//! From `deep`, S3, QEMU wakes it when it has said that the guest sleeps. From `s2idle`, of which
+//! QEMU knows nothing, the power button wakes it, which is pressed every second until the guest says
+//! that it is awake. What has been written to a disk, `disk /dev/vda`, goes on in another QEMU.
+
+use crate::device::{self, Devices, Spec};
+use crate::guest::{self, Config, Ending, Outcome, Root};
+use crate::init::{Job, Selftest};
+use crate::kernel::{Flavour, Kernel};
+use crate::klog::Shutdown;
+use crate::ktap::Verdict;
+use crate::qmp::Monitor;
+use crate::selftests::{self, file_name, Session};
+use crate::tally::Results;
+use crate::tree::{make_dir, Tree};
+use anyhow::{ensure, Result};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+pub const SUITE: &str = "sleep";
+
+const SOCKETS: &str = "/run/lab";
+/// Between two times that the power button is pressed.
+const PRESS: Duration = Duration::from_secs(1);
+/// For an event that comes right after what the guest says.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For one test, on the stock kernel.
+const DEADLINE: Duration = Duration::from_secs(240);
+
+/// The kselftests that put their machine to sleep, which is why nobody else runs them.
+pub fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
+    selftests::listed(tree, &["TEST_PROGS_EXTENDED"])
+}
+
+/// Runs one of them in a guest of its own.
+pub fn test(tree: &Tree, kernel: &Kernel, config: &Config, program: &Path, results: &Results) {
+    let slowness = kernel.flavour.slowness();
+    let name = file_name(program);
+    if kernel.flavour == Flavour::Debug {
+        let mut report = results.report(&format!("{SUITE}/{name}"));
+        report.note("the debug kernel has no initramfs");
+        report.case(name, Verdict::Skipped);
+        return report.end();
+    }
+    let share = u32::try_from(config.share).unwrap_or(u32::MAX);
+    let within = DEADLINE * slowness * share;
+    let mut config = Config {
+        deadline: guest::BOOT * slowness * share + within,
+        devices: devices(name),
+        output: results.between(),
+        ..config.clone()
+    };
+    let job = Job::Selftests {
+        tests: vec![Selftest {
+            program: program.into(),
+            timeout_s: within.as_secs(),
+        }],
+        claims: None,
+    };
+    let mut session = Session::new(results, SUITE);
+    let run_name = name.trim_end_matches(".py");
+    let outcome = run(
+        tree,
+        kernel,
+        run_name,
+        &mut config,
+        &job,
+        |line, devices| session.line(line, devices),
+    );
+    session.end(outcome);
+}
+
+/// Those of the other kselftests. What is to be written to a disk needs one with room.
+fn devices(name: &str) -> Vec<Spec> {
+    match name.starts_with("sleep_disk") {
+        true => device::with_swap(),
+        false => device::of_selftests(),
+    }
+}
+
+/// Runs a job in a guest with an initramfs for its root, which is woken when it sleeps.
+pub fn run(
+    tree: &Tree,
+    kernel: &Kernel,
+    name: &str,
+    config: &mut Config,
+    job: &Job,
+    mut on_line: impl FnMut(&str, &mut Devices) -> Result<()>,
+) -> Result<Outcome> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = make_dir(SOCKETS.into())?.join(format!("monitor-{number}"));
+    let monitor = Monitor::listen(&path)?;
+    config.qemu.extend(monitor.qemu_args());
+    config.root = Root::Initramfs { resume: None };
+    let mut waker = Waker::new(monitor);
+    let mut all: Option<Outcome> = None;
+    loop {
+        let outcome = guest::run(tree, kernel, name, config, job, |line, devices| {
+            waker.line(line)?;
+            on_line(line, devices)
+        })?;
+        let (complaints, records) = match all.take() {
+            Some(before) => (before.complaints, before.records),
+            None => Default::default(),
+        };
+        let outcome = outcome.after(complaints, records);
+        // It has written itself to a disk, and that is where it goes on, once.
+        match waker.disk.take() {
+            Some(disk) if matches!(outcome.ending, Ending::Died | OFF) => {
+                config.root = Root::Initramfs { resume: Some(disk) };
+                all = Some(outcome);
+            }
+            _ => return Ok(outcome),
+        }
+    }
+}
+
+const OFF: Ending = Ending::Shutdown(Shutdown::PowerOff);
+
+/// What a kselftest says of its guest.
+#[derive(Debug, PartialEq, Eq)]
+enum Said<'a> {
+    Deep,
+    IdleOnly,
+    Disk(&'a Path),
+    Awake { slept: bool },
+}
+
+fn parse(line: &str) -> Option<Said<'_>> {
+    let text = line.trim_start_matches("# ");
+    match text.strip_prefix("sleep: ") {
+        Some("deep") => Some(Said::Deep),
+        Some("s2idle") => Some(Said::IdleOnly),
+        Some(mode) => Some(Said::Disk(Path::new(mode.strip_prefix("disk ")?))),
+        None => match text.strip_prefix("awake: ")? {
+            "slept" => Some(Said::Awake { slept: true }),
+            "did not sleep" => Some(Said::Awake { slept: false }),
+            _ => None,
+        },
+    }
+}
+
+/// Wakes a guest.
+struct Waker {
+    monitor: Monitor,
+    /// Which kind of sleep was announced, and how often QEMU had been asleep before.
+    asleep: Option<(bool, usize)>,
+    /// Ends the thread that wakes the guest when it is dropped.
+    thread: Option<Sender<()>>,
+    disk: Option<PathBuf>,
+}
+
+impl Waker {
+    fn new(monitor: Monitor) -> Self {
+        Self {
+            monitor,
+            asleep: None,
+            thread: None,
+            disk: None,
+        }
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        let slept = self.monitor.count("SUSPEND");
+        match parse(line) {
+            Some(Said::Deep) => {
+                self.asleep = Some((true, slept));
+                self.wake(move |monitor| {
+                    monitor.wait_for_more("SUSPEND", slept, PRESS)
+                        && monitor.execute("system_wakeup", json!({})).is_ok()
+                });
+            }
+            Some(Said::IdleOnly) => {
+                self.asleep = Some((false, slept));
+                self.wake(|monitor| {
+                    // It may be too early, or the guest awake already.
+                    let _ = monitor.execute("system_powerdown", json!({}));
+                    false
+                });
+            }
+            Some(Said::Disk(disk)) => self.disk = Some(disk.into()),
+            Some(Said::Awake { slept }) => {
+                self.thread = None;
+                let still_on = self.disk.take().is_some();
+                ensure!(
+                    !(slept && still_on),
+                    "the guest says that it went on from a disk, and was not switched off"
+                );
+                self.check(slept)?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Has a thread try to wake the guest until it says that it is awake.
+    fn wake(&mut self, mut attempt: impl FnMut(&Monitor) -> bool + Send + 'static) {
+        let (sender, stopped) = mpsc::channel();
+        let monitor = self.monitor.clone();
+        thread::spawn(move || {
+            while stopped.recv_timeout(PRESS) == Err(RecvTimeoutError::Timeout) {
+                if attempt(&monitor) {
+                    break;
+                }
+            }
+        });
+        self.thread = Some(sender);
+    }
+
+    /// Whether QEMU says of a guest's sleep what it says itself.
+    fn check(&mut self, slept: bool) -> Result<()> {
+        let Some((deep, before)) = self.asleep.take() else {
+            return Ok(());
+        };
+        let monitor = &self.monitor;
+        let woke = !(deep && slept) || monitor.wait_for_more("WAKEUP", before, PATIENCE);
+        let times = monitor.count("SUSPEND") - before;
+        ensure!(
+            woke && times == usize::from(deep && slept),
+            "the guest {} from a sleep that is{} deep, says itself, but QEMU: it slept {times} times, \
+             and {}",
+            if slept { "awoke" } else { "was kept" },
+            if deep { "" } else { " not" },
+            if woke { "awoke" } else { "did not awake" },
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says() {
+        assert_eq!(parse("# # sleep: deep"), Some(Said::Deep));
+        assert_eq!(parse("# sleep: s2idle"), Some(Said::IdleOnly));
+        let disk = Some(Said::Disk(Path::new("/dev/vda")));
+        assert_eq!(parse("# # sleep: disk /dev/vda"), disk);
+        let slept = |slept| Some(Said::Awake { slept });
+        assert_eq!(parse("# # awake: slept"), slept(true));
+        assert_eq!(parse("# # awake: did not sleep"), slept(false));
+        for line in ["# ok 1 s2idle", "# sleep: well", "# awake: at last", ""] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+}
