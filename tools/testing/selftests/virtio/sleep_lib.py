@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the tests of the system's sleep have in common.
+
+    sleep("deep")
+
+Somebody has to wake the machine. Who does so reads in the file that SUSPEND_WAKER names, before it
+sleeps, "# sleep: deep", "# sleep: s2idle", or "# sleep: disk" and the path of a disk, and afterwards
+"# awake: slept" or "# awake: did not sleep". Without it the cases are skipped.
+
+The root file system must not be one that others carry out, as FUSE's are: it can't be frozen.
+"""
+
+import contextlib
+import mmap
+import os
+import random
+import struct
+import termios
+import zlib
+from pathlib import Path
+
+from suspend_lib import (
+    PROMPT,
+    Child,
+    Fail,
+    Skip,
+    errno_name,
+    expect,
+    require,
+    sh,
+    wait_for,
+)
+
+MODES = ("s2idle", "deep")
+POWER = Path("/sys/power")
+BLOCK = 4096
+# Each writer has a part of the disk of its own.
+PART = 1 << 20
+# The power button may be pressed before the system sleeps, which keeps it from that.
+ATTEMPTS = 5
+
+
+def _tell(text):
+    """Tells who wakes the machine, who has read it all by then."""
+    fd = os.open(os.environ["SUSPEND_WAKER"], os.O_WRONLY | os.O_NOCTTY)
+    try:
+        os.write(fd, f"# # {text}\n".encode())
+        with contextlib.suppress(termios.error):
+            termios.tcdrain(fd)
+    finally:
+        os.close(fd)
+
+
+def prepare(mode):
+    """The system can sleep so, and is woken."""
+    if "SUSPEND_WAKER" not in os.environ:
+        raise Skip("nobody wakes this machine: SUSPEND_WAKER is not set")
+    state = "disk" if mode == "disk" else "mem"
+    if state not in (POWER / "state").read_text().split():
+        raise Skip(f"this kernel has no sleep {state}")
+    if mode == "disk":
+        return
+    if mode not in (POWER / "mem_sleep").read_text().replace("[", " ").replace("]", " ").split():
+        raise Skip(f"this machine has no sleep {mode}")
+    (POWER / "mem_sleep").write_text(mode)
+    sh("modprobe", "button", check=False)
+
+
+def count(name):
+    return int((POWER / "suspend_stats" / name).read_text())
+
+
+class Log:
+    """What the kernel logs from now on."""
+
+    def __init__(self):
+        self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self._fd, 0, os.SEEK_END)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._fd)
+
+    def text(self):
+        lines = []
+        while True:
+            try:
+                lines.append(os.read(self._fd, 16384).decode(errors="replace").split(";", 1)[-1])
+            except BlockingIOError:
+                return "".join(lines)
+            except BrokenPipeError:
+                continue
+
+
+# The LPC bridge of QEMU's q35, and those of its registers that firmware sets: the base of the power
+# management, whether it is there, the routes of interrupts, the base of the root complex.
+BRIDGE = Path("/sys/bus/pci/devices/0000:00:1f.0")
+BRIDGE_ID = "0x8086 0x2918"
+BRIDGE_REGISTERS = ((0x40, 4), (0x44, 1), (0x60, 4), (0x68, 4), (0xF0, 4))
+BUTTON = Path("/sys/firmware/acpi/interrupts/ff_pwr_btn")
+
+
+@contextlib.contextmanager
+def _bridge_is_kept():
+    """Sets registers of the bridge again that SeaBIOS 1.17 leaves reset when it wakes from S3.
+
+    Else the power management is not there any more: the next S3 ends at once, and there is no power
+    button.
+    """
+    is_there = BRIDGE.exists() and BRIDGE_ID == " ".join(
+        (BRIDGE / name).read_text().strip() for name in ("vendor", "device")
+    )
+    if not is_there:
+        yield
+        return
+    fd = os.open(BRIDGE / "config", os.O_RDWR)
+    try:
+        before = [os.pread(fd, size, at) for at, size in BRIDGE_REGISTERS]
+        yield
+        after = [os.pread(fd, size, at) for at, size in BRIDGE_REGISTERS]
+        if after != before:
+            for (at, _), value in zip(BRIDGE_REGISTERS, before):
+                os.pwrite(fd, value, at)
+            # The event that woke it is over, and the next one is wanted.
+            for word in ("clear", "enable"):
+                with contextlib.suppress(OSError):
+                    BUTTON.write_text(word + "\n")
+    finally:
+        os.close(fd)
+
+
+def _try(mode):
+    """Has the system sleep; returns the name of the error if it does not."""
+    _tell(f"sleep: {mode}")
+    said = "did not sleep"
+    try:
+        with _bridge_is_kept():
+            (POWER / "state").write_text("mem")
+        said = "slept"
+    except OSError as error:
+        return errno_name(error.errno)
+    finally:
+        _tell(f"awake: {said}")
+    return None
+
+
+def sleep(mode):
+    """The system sleeps, and is woken."""
+    prepare(mode)
+    for _ in range(ATTEMPTS):
+        before = count("success")
+        with Log() as log:
+            error = _try(mode)
+            text = log.text()
+        if error != "EBUSY" or not _woken_early(text):
+            break
+    require(error is None, f"the system does not sleep: {error}: {text[-1000:]}")
+    expect(count("success"), before + 1, "sleeps by the kernel's account")
+    require(f"PM: suspend entry ({mode})" in text, f"the kernel did not enter {mode}: {text}")
+    require("PM: suspend exit" in text, "the kernel did not leave its sleep")
+
+
+def hibernate(disk, way):
+    """The system is written to a swap space, switched off in that way, and goes on.
+
+    That it was switched off is known to who starts the other machine.
+    """
+    # As small as it can be.
+    (POWER / "image_size").write_text("0")
+    (POWER / "disk").write_text(way)
+    with Log() as log:
+        _tell(f"sleep: disk {disk}")
+        said = "did not sleep"
+        try:
+            (POWER / "state").write_text("disk")
+            said = "slept"
+        finally:
+            _tell(f"awake: {said}")
+        text = log.text()
+    require("PM: hibernation: hibernation entry" in text, f"there was no hibernation: {text}")
+    require("PM: hibernation: hibernation exit" in text, f"it did not end: {text}")
+
+
+def _woken_early(text):
+    return "Wakeup pending" in text or "wakeup" in text.lower()
+
+
+def refuses_to_sleep(mode, expected):
+    """The system does not sleep, and says why; nothing has been put to sleep for that."""
+    prepare(mode)
+    before = count("success")
+    expect(_try(mode), expected, "the error of a sleep that is refused")
+    expect(count("success"), before, "sleeps by the kernel's account")
+
+
+# Load.
+
+
+def _block(number, generation):
+    """A block that says which it is, and how often it has been written."""
+    body = struct.pack("<QQ", number, generation) * ((BLOCK - 8) // 16)
+    body += bytes(BLOCK - 8 - len(body))
+    return body + struct.pack("<Q", zlib.crc32(body))
+
+
+def _write_and_verify(path, part, progress):
+    """Writes blocks at random, reads them back, and never finds anything but what it wrote last."""
+    choose = random.Random(part)
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    buffer = mmap.mmap(-1, BLOCK)
+    generations = {}
+    first = part * PART // BLOCK
+    while not progress.over:
+        number = first + choose.randrange(PART // BLOCK)
+        generations[number] = generations.get(number, 0) + 1
+        buffer[:] = _block(number, generations[number])
+        require(os.pwritev(fd, [buffer], number * BLOCK) == BLOCK, "a short write")
+        number = choose.choice(list(generations))
+        require(os.preadv(fd, [buffer], number * BLOCK) == BLOCK, "a short read")
+        require(buffer[:] == _block(number, generations[number]), f"block {number} is different")
+        progress.add(part)
+
+
+class Progress:
+    """What children have done, in memory that is shared with them."""
+
+    def __init__(self, children):
+        self._words = memoryview(mmap.mmap(-1, 8 * (children + 1))).cast("Q")
+
+    @property
+    def over(self):
+        return self._words[0]
+
+    def end(self):
+        self._words[0] = 1
+
+    def add(self, child):
+        self._words[1 + child] += 1
+
+    def all(self):
+        return list(self._words[1:])
+
+
+@contextlib.contextmanager
+def disk_load(path, writers=4):
+    """Writers that verify what they read; in the end they go on, and have found nothing wrong."""
+    progress = Progress(writers)
+    children = [Child(_write_and_verify, path, part, progress) for part in range(writers)]
+    try:
+        _goes_on(progress, children)
+        yield
+        _goes_on(progress, children)
+    finally:
+        progress.end()
+    for child in children:
+        expect(child.wait(10 * PROMPT, "a writer ends"), 0, "what a writer ends with")
+
+
+def _goes_on(progress, children):
+    """Each of them gets something done."""
+    before = progress.all()
+
+    def done():
+        for child in children:
+            require(child.poll() is None, f"a writer ended with {child.status}")
+        return all(now > then for now, then in zip(progress.all(), before))
+
+    wait_for(done, "all writers go on", 10 * PROMPT)
+
+
+def is_same(path, offset, expected):
+    """What is on the disk itself."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, len(expected)) as buffer:
+            require(os.preadv(fd, [buffer], offset) == len(expected), "a short read")
+            if buffer[:] != expected:
+                raise Fail("what was written before is not there")
+    finally:
+        os.close(fd)
