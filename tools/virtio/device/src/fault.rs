@@ -25,6 +25,8 @@ pub enum Effect {
     StatusOnes,
     /// It is gone: reads are all ones, writes have no effect, nothing is notified.
     Gone,
+    /// It can't be reached: as gone, but when it is back it is as it was.
+    Away,
     /// Status reads as random bits, until reset.
     StatusRandom,
     /// Status reads without FEATURES_OK, until reset.
@@ -46,7 +48,7 @@ pub enum Moment {
     OnResume,
 }
 
-const EFFECTS: [(Effect, &str, &str); 8] = [
+const EFFECTS: [(Effect, &str, &str); 9] = [
     (
         Effect::NeedsReset,
         "needs-reset",
@@ -66,6 +68,11 @@ const EFFECTS: [(Effect, &str, &str); 8] = [
         Effect::Gone,
         "gone",
         "all registers read as ones and ignore writes, until the fault is cleared",
+    ),
+    (
+        Effect::Away,
+        "away",
+        "all registers read as ones and ignore writes, until the fault is cleared; then as before",
     ),
     (
         Effect::StatusRandom,
@@ -137,6 +144,8 @@ pub enum Name {
     ConfigChangeWhile,
     /// A configuration change right after the resume.
     ConfigChangeAfter,
+    /// Configuration change notifications are not sent.
+    ConfigIrqLost,
     /// Used-buffer notifications are not sent.
     UsedIrqLost,
     /// Used-buffer notifications are sent late.
@@ -186,7 +195,7 @@ enum Arg {
 }
 
 /// The faults that are no effects.
-const OTHERS: [(Name, &str, Arg, &str); 25] = [
+const OTHERS: [(Name, &str, Arg, &str); 26] = [
     (
         Name::SuspendIgnored,
         "suspend-ignored",
@@ -240,6 +249,12 @@ const OTHERS: [(Name, &str, Arg, &str); 25] = [
         "config-change-after-suspend",
         Arg::None,
         "a configuration change notification right after the resume",
+    ),
+    (
+        Name::ConfigIrqLost,
+        "config-irq-lost",
+        Arg::None,
+        "configuration change notifications are not sent",
     ),
     (
         Name::UsedIrqLost,

@@ -28,6 +28,8 @@ pub(super) enum Overlay {
     Ones,
     /// All reads are ones, and writes have no effect.
     Gone,
+    /// The same, but nothing is lost.
+    Away,
     /// Status is random.
     Random(Stream),
     /// Status has no FEATURES_OK.
@@ -36,11 +38,11 @@ pub(super) enum Overlay {
 
 impl Overlay {
     pub(super) fn is_ones(&self) -> bool {
-        matches!(self, Self::Ones | Self::Gone)
+        matches!(self, Self::Ones | Self::Gone | Self::Away)
     }
 
     pub(super) fn is_gone(&self) -> bool {
-        *self == Self::Gone
+        matches!(self, Self::Gone | Self::Away)
     }
 }
 
@@ -107,7 +109,7 @@ impl Device {
                 Some(fuzz) if self.machine.state() != State::Reset => fuzz.status(truth),
                 _ => truth,
             },
-            Overlay::Ones | Overlay::Gone => 0xff,
+            Overlay::Ones | Overlay::Gone | Overlay::Away => 0xff,
             Overlay::Random(stream) => stream.draw() as u8,
             Overlay::NoFeaturesOk => truth & !FEATURES_OK,
         }
@@ -212,7 +214,7 @@ impl Device {
             self.apply(effect, arg);
             goes_on &= !matches!(
                 effect,
-                Effect::NeedsReset | Effect::StatusZero | Effect::Gone
+                Effect::NeedsReset | Effect::StatusZero | Effect::Gone | Effect::Away
             );
         }
         goes_on
@@ -240,6 +242,7 @@ impl Device {
                 self.port.revoke(self.queues.len(), self.next_token);
                 Overlay::Gone
             }
+            Effect::Away => Overlay::Away,
             Effect::StatusRandom => Overlay::Random(Stream::new(seed, 0)),
             Effect::FeaturesOkDropped => Overlay::NoFeaturesOk,
         };
@@ -350,10 +353,10 @@ impl Device {
     }
 
     /// The faults were changed: what is over is undone, so that a device whose faults are cleared
-    /// is as good as new. One that read as gone comes back as after a power cycle: a driver that
-    /// has seen all ones does not reset it any more.
+    /// is as good as new. One that read as gone comes back as after a power cycle, a driver that
+    /// has seen all ones does not reset it any more, unless it was just away.
     pub(super) fn faults_changed(&mut self) {
-        if self.overlay.is_ones() {
+        if self.overlay.is_ones() && self.overlay != Overlay::Away {
             warn!("the device is back");
             self.reset_itself("power");
             return;

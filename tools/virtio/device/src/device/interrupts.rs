@@ -28,6 +28,10 @@ impl Device {
         if self.machine.state() == State::Reset || self.overlay.is_gone() {
             return false;
         }
+        if self.fault(Name::ConfigIrqLost).is_some() {
+            self.note(Name::ConfigIrqLost);
+            return false;
+        }
         self.config_pending = true;
         self.counters.config_notifications += 1;
         self.emit("config_change", json!({}));

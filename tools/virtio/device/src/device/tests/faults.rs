@@ -187,6 +187,24 @@ fn gone_is_gone_until_it_is_told_to_be_back() {
 }
 
 #[test]
+fn away_is_as_it_was_when_it_is_back() {
+    with("", |guest| {
+        guest.suspend();
+        let suspended = guest.status();
+        guest.now("away");
+        guest.write_status(0);
+        guest.write_status(0x1f);
+        assert_eq!(guest.status(), 0xff);
+        guest.advance(10_000);
+        guest.device.tick();
+        guest.set(r#"{"faults":[]}"#);
+        assert_eq!(guest.status(), suspended);
+        guest.resume();
+        guest.recovers();
+    });
+}
+
+#[test]
 fn status_ones_ends_with_a_reset() {
     with("", |guest| {
         guest.now("status-ones");
@@ -265,6 +283,7 @@ fn configuration_changes() {
     fired(r#""config-change-during-suspend""#, 0, 0, 1);
     fired(r#""config-change-while-suspended""#, 0, 1, 0);
     fired(r#""config-change-after-suspend""#, 0, 0, 1);
+    fired(r#""config-change-during-suspend","config-irq-lost""#, 0, 0, 0);
 }
 
 #[test]
