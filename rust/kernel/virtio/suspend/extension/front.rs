@@ -4,9 +4,10 @@
 //!
 //! A device's `config` points to the operations of its transport. [`Entry::put_in_front`] has it
 //! point to a copy, in which those of this file replace what they are named after. Each finds the
-//! device's [`Entry`], does what is to be done, and calls the transport's own.
+//! device's [`Entry`], in which the copy is, does what is to be done, and calls the transport's own.
 
 use kernel::{
+    container_of,
     prelude::*,
     sync::{
         atomic::{
@@ -26,7 +27,6 @@ use kernel::{
 use super::{
     binding::Binding,
     bus,
-    find,
     Entry, //
 };
 use crate::{
@@ -48,12 +48,16 @@ use crate::{
 /// How many calls run through the operations of this file.
 static INSIDE: Atomic<usize> = Atomic::new(0);
 
+/// How many calls have begun to, ever.
+static ENTERED: Atomic<usize> = Atomic::new(0);
+
 /// A call that runs through an operation of this file.
 struct Inside(());
 
 impl Inside {
     fn enter() -> Self {
         INSIDE.fetch_add(1, Full);
+        ENTERED.fetch_add(1, Full);
         Self(())
     }
 }
@@ -81,11 +85,20 @@ pub(super) fn drain() {
         }
     };
 
-    grace();
-    while INSIDE.load(Acquire) != 0 {
+    // A caller may have read more than one operation before it calls the first of them, and sleep
+    // in that: `virtio_add_status()` is compiled to read `set_status` before it calls `get_status`.
+    // When the first returns it goes on to the second, without sleeping in between. So it is over
+    // only when nobody was inside at the beginning of a grace period, and nobody has entered by its
+    // end. In this order: who enters between both is seen by what is read first.
+    loop {
+        let entered = ENTERED.load(Acquire);
+        let inside = INSIDE.load(Acquire);
+        grace();
+        if inside == 0 && ENTERED.load(Acquire) == entered {
+            break;
+        }
         fsleep(Delta::from_millis(1));
     }
-    grace();
 }
 
 /// What the operations of this file remember of a device.
@@ -112,7 +125,9 @@ pub(super) fn in_front_of(transport: &virtio_config_ops) -> virtio_config_ops {
     }
 
     let mut ops = *transport;
-    replace(&mut ops.finalize_features, finalize_features);
+    // Without a condition: it is what an operation of this file knows a copy by. Every transport
+    // has it.
+    ops.finalize_features = Some(FINALIZE_FEATURES);
     replace(&mut ops.get_status, get_status);
     replace(&mut ops.set_status, set_status);
     replace(&mut ops.reset, reset);
@@ -139,43 +154,60 @@ impl Entry {
     }
 }
 
+/// What a copy is known by. One function may have several addresses; this is one of them.
+static FINALIZE_FEATURES: unsafe extern "C" fn(*mut virtio_device) -> c_int = finalize_features;
+
 /// The transport behind an operation of this file.
-struct Behind {
-    entry: Option<Arc<Entry>>,
-    ops: *const virtio_config_ops,
+struct Behind<'a> {
+    entry: Option<&'a Entry>,
+    ops: &'a virtio_config_ops,
     _inside: Inside,
 }
 
-impl Behind {
+impl<'a> Behind<'a> {
     /// # Safety
     ///
-    /// `vdev` must be the valid device that an operation of this file has been called for.
+    /// `vdev` must be the valid device that an operation of this file has been called for, and what
+    /// is returned be dropped before that returns.
     unsafe fn of(vdev: *mut virtio_device) -> Self {
         let inside = Inside::enter();
-        let entry = find(vdev);
-        let ops = match &entry {
-            Some(entry) => entry.transport,
-            // The entry went right now: the device has the operations of its transport again.
-            //
-            // SAFETY: By the safety requirements the device is valid.
-            None => unsafe { &*vdev.cast::<Device>() }.config_ops(),
-        };
+        // SAFETY: By the safety requirements the device is valid.
+        let config = unsafe { &*vdev.cast::<Device>() }.config_ops();
+        // SAFETY: The operations of a device, or a copy of them, are valid; for the latter see
+        // below.
+        let ops = unsafe { &*config };
+
+        let is_copy = ops
+            .finalize_features
+            .is_some_and(|f| core::ptr::fn_addr_eq(f, FINALIZE_FEATURES));
+        if !is_copy {
+            // The device has got the operations of its transport again right now.
+            return Self {
+                entry: None,
+                ops,
+                _inside: inside,
+            };
+        }
+        // SAFETY: A copy is that of an entry, which is there: who removes it has put the operations
+        // of the transport back before, and then waits for whoever is inside, see `drain`, or the
+        // device is gone from the bus, and with it all who may call its operations.
+        let entry = unsafe { &*container_of!(config, Entry, ops) };
         Self {
-            entry,
-            ops,
+            entry: Some(entry),
+            // SAFETY: The operations of a transport are valid as long as the device, which outlives
+            // the call.
+            ops: unsafe { &*entry.transport },
             _inside: inside,
         }
     }
 
     /// The transport's own operations.
     fn ops(&self) -> &virtio_config_ops {
-        // SAFETY: The operations of a transport are valid as long as the device, which outlives the
-        // call.
-        unsafe { &*self.ops }
+        self.ops
     }
 
     fn binding(&self) -> Option<Arc<Binding>> {
-        self.entry.as_ref()?.binding()
+        self.entry?.binding()
     }
 }
 
@@ -184,7 +216,7 @@ unsafe extern "C" fn finalize_features(vdev: *mut virtio_device) -> c_int {
     // SAFETY: The virtio core calls this with a valid device, here and below.
     let behind = unsafe { Behind::of(vdev) };
 
-    if let Some(entry) = &behind.entry {
+    if let Some(entry) = behind.entry {
         let dev = &*entry.dev;
         if entry.bound.lock().quiescer.is_some() {
             // The features are a function of the table of the driver that is about to be bound.
@@ -213,7 +245,7 @@ unsafe extern "C" fn get_status(vdev: *mut virtio_device) -> u8 {
         None => Status::RESET.bits(),
     });
 
-    if let Some(entry) = &behind.entry {
+    if let Some(entry) = behind.entry {
         if status == Status::ALL_ONES && entry.front.gone.load(Acquire) {
             return Status::RESET.bits();
         }
@@ -241,7 +273,7 @@ unsafe extern "C" fn set_status(vdev: *mut virtio_device, status: u8) {
         unsafe { set_status(vdev, status.bits()) };
     }
     if status.contains(Status::DRIVER_OK) {
-        if let (Some(entry), Some(binding)) = (&behind.entry, behind.binding()) {
+        if let (Some(entry), Some(binding)) = (behind.entry, behind.binding()) {
             binding.driver_ok(&entry.dev);
         }
     }
@@ -257,7 +289,7 @@ unsafe extern "C" fn reset(vdev: *mut virtio_device) {
     if let Some(binding) = behind.binding() {
         binding.reset();
     }
-    if let (Some(entry), Some(get_status)) = (&behind.entry, ops.get_status) {
+    if let (Some(entry), Some(get_status)) = (behind.entry, ops.get_status) {
         // SAFETY: As above.
         let status = Status::from_bits(unsafe { get_status(vdev) });
         let gone = status == Status::ALL_ONES;
