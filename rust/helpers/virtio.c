@@ -2,6 +2,7 @@
 
 #include <linux/blkdev.h>
 #include <linux/nospec.h>
+#include <linux/pci.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -54,6 +55,15 @@ void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
 	virtio_device_for_each_vq(vdev, vq)
 		f(vq, data);
 	spin_unlock_irqrestore(&vdev->vqs_list_lock, flags);
+}
+
+bool rust_virtio_helper_virtio_is_disconnected(const struct virtio_device *vdev)
+{
+	struct device *parent = vdev->dev.parent;
+
+	/* As pci_dev_is_disconnected(), which is the PCI core's own. */
+	return parent && dev_is_pci(parent) &&
+	       READ_ONCE(to_pci_dev(parent)->error_state) == pci_channel_io_perm_failure;
 }
 
 /* As virtio_config_core_disable() and virtio_config_core_enable(), which are static. */
@@ -121,9 +131,37 @@ void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t
 	INIT_DELAYED_WORK(work, func);
 }
 
-bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigned long delay)
+struct workqueue_struct *rust_virtio_helper_alloc_rescued_workqueue(const char *name)
 {
-	return schedule_delayed_work(work, delay);
+	/*
+	 * As with create_workqueue(), what is done may wait for work that has
+	 * no rescuer: a driver whose device is recovered flushes its own.
+	 */
+	return alloc_workqueue("%s", __WQ_LEGACY | WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+}
+
+bool rust_virtio_helper_queue_delayed_work(struct workqueue_struct *wq, struct delayed_work *work,
+					   unsigned long delay)
+{
+	return queue_delayed_work(wq, work, delay);
+}
+
+bool rust_virtio_helper_mod_delayed_work(struct workqueue_struct *wq, struct delayed_work *work,
+					 unsigned long delay)
+{
+	return mod_delayed_work(wq, work, delay);
+}
+
+void rust_virtio_helper_blk_mq_poll_queues(struct request_queue *q)
+{
+	struct blk_mq_hw_ctx *hctx;
+	unsigned long i;
+
+	if (!q->mq_ops->poll)
+		return;
+	queue_for_each_hw_ctx(q, hctx, i)
+		if (hctx->type == HCTX_TYPE_POLL)
+			q->mq_ops->poll(hctx, NULL);
 }
 
 unsigned int rust_virtio_helper_memalloc_noio_save(void)

@@ -30,6 +30,7 @@ bool rust_virtio_helper_virtio_offers_feature(struct virtio_device *vdev, unsign
 void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
 						void (*f)(struct virtqueue *vq, void *data),
 						void *data);
+bool rust_virtio_helper_virtio_is_disconnected(const struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev);
@@ -38,7 +39,12 @@ u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);
 u16 rust_virtio_helper_vring_used_idx(const struct virtqueue *vq);
 
 void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func);
-bool rust_virtio_helper_schedule_delayed_work(struct delayed_work *work, unsigned long delay);
+struct workqueue_struct *rust_virtio_helper_alloc_rescued_workqueue(const char *name);
+bool rust_virtio_helper_queue_delayed_work(struct workqueue_struct *wq, struct delayed_work *work,
+					   unsigned long delay);
+bool rust_virtio_helper_mod_delayed_work(struct workqueue_struct *wq, struct delayed_work *work,
+					 unsigned long delay);
+void rust_virtio_helper_blk_mq_poll_queues(struct request_queue *q);
 unsigned int rust_virtio_helper_memalloc_noio_save(void);
 void rust_virtio_helper_memalloc_noio_restore(unsigned int flags);
 void rust_virtio_helper_reinit_completion(struct completion *x);

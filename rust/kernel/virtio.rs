@@ -98,14 +98,20 @@ pub use self::status::Status;
 
 struct VirtioModule {
     _debugfs: suspend::DebugfsRoot,
+    // What is dropped last comes last.
+    _sleep: Pin<KBox<suspend::Sleep>>,
+    _workqueue: suspend::Workqueue,
 }
 
 impl kernel::Module for VirtioModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         driver::init_registry();
         suspend::extension::init_table();
+        let workqueue = suspend::Workqueue::new()?;
         Ok(Self {
             _debugfs: suspend::DebugfsRoot::new(),
+            _sleep: suspend::Sleep::new()?,
+            _workqueue: workqueue,
         })
     }
 }

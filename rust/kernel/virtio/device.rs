@@ -217,6 +217,18 @@ impl Device<device::Bound> {
         status.contains(Status::FAILED) && status != Status::ALL_ONES
     }
 
+    /// Returns whether the device's bus says that it has been taken away for good. Any context.
+    pub(crate) fn is_disconnected(&self) -> bool {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_is_disconnected(self.as_raw()) }
+    }
+
+    /// Tells the driver that the configuration may have changed. Any context.
+    pub(crate) fn config_changed(&self) {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_config_changed(self.as_raw()) };
+    }
+
     /// Reads the device status field. May sleep.
     pub fn status(&self) -> Status {
         // SAFETY: By the type invariant the pointer is valid, and a bound device has the

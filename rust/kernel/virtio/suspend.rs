@@ -30,6 +30,8 @@ mod patience;
 pub mod protocol;
 #[path = "suspend/quiesce.rs"]
 mod quiesce;
+#[path = "suspend/sleep.rs"]
+mod sleep;
 #[path = "suspend/sysfs.rs"]
 mod sysfs;
 #[path = "suspend/trace.rs"]
@@ -43,7 +45,10 @@ pub(crate) use self::controller::{
 };
 pub(crate) use self::debugfs::DebugfsRoot;
 pub use self::failure::Failure;
-pub(crate) use self::later::Later;
+pub(crate) use self::later::{
+    Later,
+    Workqueue, //
+};
 pub use self::patience::Patience;
 pub use self::quiesce::{
     Native,
@@ -51,3 +56,4 @@ pub use self::quiesce::{
     Support,
     Unsupported, //
 };
+pub(crate) use self::sleep::Sleep;

@@ -106,7 +106,7 @@ pub(crate) struct Common {
     pub(crate) config_held: Atomic<bool>,
     /// Tells the driver of a change of the configuration.
     #[pin]
-    config_work: Later,
+    pub(crate) config_work: Later,
     /// Looks what became of a device whose function is reset.
     #[pin]
     pub(super) reset_work: Later,
@@ -568,7 +568,7 @@ impl<T: Driver + 'static> Adapter<T> {
         if common.live.load(Acquire) {
             // `remove` begins only when the virtio core has, under its lock, disabled these
             // callbacks: nothing is scheduled after `cancel`.
-            common.config_work.schedule(dev, 0);
+            common.config_work.schedule_now(dev);
             // It may be that the device needs a reset.
             common.controller.look_soon(dev);
         }

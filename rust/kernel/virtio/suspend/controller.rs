@@ -6,6 +6,11 @@ use kernel::{
     device::Bound,
     prelude::*,
     sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
         Arc,
         Mutex, //
     },
@@ -36,6 +41,10 @@ use super::{
         Reason,
         Revision,
         State, //
+    },
+    sleep::{
+        self,
+        Member, //
     },
     sysfs,
     trace, //
@@ -133,7 +142,8 @@ pub(super) struct Stats {
 
 struct Inner {
     stats: Stats,
-    /// Whether the system sleeps: the device is not there to be asked.
+    /// Whether the device is out of operation for others: the system sleeps, or goes down, or the
+    /// function is being reset.
     frozen: bool,
     /// When the device was last recovered.
     recovered: Option<Instant<Monotonic>>,
@@ -162,6 +172,11 @@ pub(crate) struct Controller {
     /// Ends requests that wait.
     #[pin]
     interruption: Interruption,
+    /// Whether the system is about to sleep, sleeps, or is about to be awake, so that nobody but
+    /// user space asks the device for anything. Set before it is looked whether something is under
+    /// way, and looked at with `inner` locked.
+    sleeping: Atomic<bool>,
+    member: Member,
     /// Looks at a device, see [`Controller::look`].
     #[pin]
     watch: Later,
@@ -200,6 +215,8 @@ impl Controller {
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
             interruption <- Interruption::new(),
+            sleeping: Atomic::new(false),
+            member: Member::new()?,
             watch <- Later::new(look),
             records: Arc::pin_init(Records::new(), GFP_KERNEL)?,
         })
@@ -280,7 +297,26 @@ impl Controller {
         self.inner.lock().resume_asked = false;
     }
 
-    /// The system is about to sleep.
+    /// The system is about to sleep: from here on nothing is done with the device but what user
+    /// space asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if a request is under way, or a look at the device.
+    pub(crate) fn prepare_to_sleep(&self) -> Result {
+        self.sleeping.store(true, Release);
+        match self.inner.lock().stats.state {
+            State::Suspending | State::Resuming => Err(EBUSY),
+            _ => Ok(()),
+        }
+    }
+
+    /// The driver has been bound: if the system is about to sleep, that is not news for others.
+    pub(crate) fn join_sleep(&self) {
+        sleep::if_sleeping(|| self.sleeping.store(true, Release));
+    }
+
+    /// The device is about to be stopped by others: the system sleeps, or the function is reset.
     ///
     /// # Errors
     ///
@@ -314,7 +350,12 @@ impl Controller {
 
     /// The system is awake. What has become of the device is yet to be seen.
     pub(crate) fn wake_up(&self) {
-        self.inner.lock().frozen = false;
+        self.sleeping.store(false, Release);
+    }
+
+    /// Returns whether somebody else has, or may have, the device.
+    fn is_out_of_reach(&self, inner: &Inner) -> bool {
+        inner.frozen || self.sleeping.load(Acquire)
     }
 
     /// The device is about to be unbound, and nobody but the caller uses the controller: nothing is
@@ -404,10 +445,14 @@ impl Controller {
             state if state == to => return Err(EALREADY),
             State::Suspending | State::Resuming => return Err(EBUSY),
             State::Failed => return Err(EIO),
-            _ if inner.frozen => return Err(EBUSY),
+            _ if inner.frozen || ops.is_being_reset() => return Err(EBUSY),
             _ if self.is_unbinding() => return Err(ENODEV),
-            _ => inner.stats.state = via,
+            _ => {}
         }
+        if goal == Goal::Suspend {
+            self.member.hold(dev)?;
+        }
+        inner.stats.state = via;
         let patience = Patience::new(inner.stats.timeout_ms, &self.interruption);
         drop(inner);
         self.announce(dev, from, via, Ok(()));
@@ -517,12 +562,17 @@ impl Controller {
     ) -> Result<(), Refusal> {
         self.drive(dev, revision, Goal::Resume, patience)?;
         ops.reopen(dev);
+        // What the device has said meanwhile may have been lost with what was behind it then.
+        ops.look_at_config(dev);
         Ok(())
     }
 
     /// Tells the world of a change of state: who polls `state`, who listens to uevents, and the
     /// trace.
     fn announce(&self, dev: &Device<Bound>, from: State, to: State, result: Result) {
+        if matches!(to, State::Running | State::Failed) {
+            self.member.let_go();
+        }
         trace::transition(dev, from, to, result);
         sysfs::notify(dev);
         // A request that was refused changed nothing for those who listen.

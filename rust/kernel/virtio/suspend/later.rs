@@ -2,9 +2,12 @@
 
 //! Work that is done for a device later, unless it is unbound by then.
 //!
-//! `kernel::workqueue` has no way to cancel work, and this has to be.
+//! `kernel::workqueue` has no way to cancel work, and this has to be; nor does it make workqueues.
 
-use core::ptr::null_mut;
+use core::ptr::{
+    null_mut,
+    NonNull, //
+};
 
 use kernel::{
     container_of,
@@ -16,6 +19,7 @@ use kernel::{
     sync::atomic::{
         Acquire,
         Atomic,
+        Relaxed,
         Release, //
     },
     time::Jiffies,
@@ -26,6 +30,58 @@ use crate::{
     bindings,
     Device, //
 };
+
+/// The workqueue of all [`Later`] work, null while the module is not there.
+static WORKQUEUE: Atomic<*mut c_void> = Atomic::new(null_mut());
+
+fn workqueue() -> *mut bindings::workqueue_struct {
+    WORKQUEUE.load(Relaxed).cast()
+}
+
+/// Has work done on the workqueue after `delay`, unless it is pending already.
+///
+/// # Safety
+///
+/// The work must have been initialised, stay until it has been done or cancelled, and be no longer
+/// asked for when the module is about to go.
+pub(super) unsafe fn queue(work: *mut bindings::delayed_work, delay: Jiffies) {
+    // SAFETY: By the safety requirements; the workqueue is there as long as the module.
+    unsafe { bindings::queue_delayed_work(workqueue(), work, delay) };
+}
+
+/// The workqueue on which work is done later, which is there as long as the module.
+///
+/// It has a rescuer: what is to be recovered may be what memory is written back to.
+pub(crate) struct Workqueue(NonNull<bindings::workqueue_struct>);
+
+// SAFETY: A workqueue is not tied to a thread.
+unsafe impl Send for Workqueue {}
+
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for Workqueue {}
+
+impl Workqueue {
+    /// Makes the workqueue; for the module's init function. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: The name is a string.
+        let raw = unsafe { bindings::alloc_rescued_workqueue(c"virtio_suspend".as_char_ptr()) };
+        let this = Self(NonNull::new(raw).ok_or(ENOMEM)?);
+        WORKQUEUE.store(raw.cast(), Relaxed);
+        Ok(this)
+    }
+}
+
+impl Drop for Workqueue {
+    fn drop(&mut self) {
+        WORKQUEUE.store(null_mut(), Relaxed);
+        // SAFETY: It has been made in `new`. The module goes last of all whose work is on it.
+        unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
+    }
+}
 
 /// Work for a device.
 ///
@@ -68,7 +124,16 @@ impl Later {
         // INVARIANT: The device is bound.
         self.dev.store(dev.as_raw().cast(), Release);
         // SAFETY: The work has been initialised, and stays until it has been cancelled.
-        unsafe { bindings::schedule_delayed_work(self.work.get(), delay) };
+        unsafe { queue(self.work.get(), delay) };
+    }
+
+    /// Has the work done at once, even if it is pending for later. For the rest as
+    /// [`Later::schedule`].
+    pub(crate) fn schedule_now(&self, dev: &Device<Bound>) {
+        // INVARIANT: The device is bound.
+        self.dev.store(dev.as_raw().cast(), Release);
+        // SAFETY: As above; the workqueue is there as long as the module.
+        unsafe { bindings::mod_delayed_work(workqueue(), self.work.get(), 0) };
     }
 
     /// Cancels the work, and waits for it if it runs. May sleep.

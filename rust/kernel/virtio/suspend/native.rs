@@ -59,6 +59,11 @@ impl Operations for Common {
         }
     }
 
+    /// Not by the virtio core: nothing says that the device needs a reset.
+    fn look_at_config(&self, dev: &Device<Bound>) {
+        self.config_work.schedule_now(dev);
+    }
+
     fn notify(&self, _dev: &Device<Bound>) {
         self.for_each_queue(|_, queue| queue.notify_outstanding());
     }

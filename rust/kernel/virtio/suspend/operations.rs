@@ -46,6 +46,9 @@ pub(crate) trait Operations {
     /// Lets the driver use the device again, the mirror image of `gate` and `quiesce`. May sleep.
     fn reopen(&self, dev: &Device<Bound>);
 
+    /// Has the driver look at the configuration, which may have changed without a notification.
+    fn look_at_config(&self, dev: &Device<Bound>);
+
     /// Notifies the device of every virtqueue that has buffers.
     fn notify(&self, dev: &Device<Bound>);
 

@@ -77,7 +77,7 @@ pub enum Reason {
     NeedsReset,
     /// The device presents status 0: it has reset itself.
     Reset,
-    /// Every bit reads as one: the device is gone.
+    /// Every bit reads as one: the device is gone, for now at least.
     Lost,
     /// The device dropped a bit that only a reset may clear: it presents this.
     Inconsistent(Status),
@@ -203,7 +203,10 @@ enum Phase {
 /// [`Transition::quirk`] tells that it happened.
 ///
 /// A resume that fails leaves the device suspended as far as the driver is concerned: nothing has
-/// been lost, and it can be tried again.
+/// been lost, and it can be tried again. That holds for a device that can't be reached, too, whose
+/// every bit reads as one: that is what a suspended device looks like while what is behind it is
+/// exchanged, or its function is being reset, and it can come back as it was. Whether it has gone
+/// for good is known to its bus alone.
 ///
 /// # Invariants
 ///
@@ -223,7 +226,8 @@ impl Transition {
     /// it began.
     ///
     /// `asked` tells that the device has been asked to resume before, and not answered in time: it
-    /// is not asked again, but waited for (rule D8).
+    /// is not asked again, but waited for (rule D8). One that could not be reached then may not
+    /// have been asked.
     ///
     /// Returns the first action: a write, or [`Action::Done`] if the device is there already, for
     /// example because it followed an earlier request too late.
@@ -241,6 +245,7 @@ impl Transition {
         asked: bool,
     ) -> Result<(Self, Action), Reason> {
         let action = match (goal, Condition::of(revision, status)) {
+            (Goal::Resume, Condition::Broken(Reason::Lost)) => Action::RolledBack(Reason::Lost),
             (_, Condition::Broken(why)) => return Err(why),
             (Goal::Suspend, Condition::Suspended) | (Goal::Resume, Condition::Running) => {
                 Action::Done
@@ -298,6 +303,7 @@ impl Transition {
         let condition = Condition::of(self.revision, status);
 
         match (self.phase, self.goal, condition) {
+            (_, Goal::Resume, Condition::Broken(Reason::Lost)) => Action::RolledBack(Reason::Lost),
             (_, _, Condition::Broken(why)) => Action::Failed(why),
 
             (Phase::Forward, Goal::Suspend, Condition::Suspended)
@@ -361,6 +367,7 @@ impl Transition {
         let condition = Condition::of(self.revision, status);
 
         match (self.phase, self.goal, condition) {
+            (_, Goal::Resume, Condition::Broken(Reason::Lost)) => Action::RolledBack(Reason::Lost),
             (_, _, Condition::Broken(why)) => Action::Failed(why),
             (Phase::Rollback { .. }, _, _) => self.observe(status, elapsed_ns),
             (Phase::Forward, Goal::Suspend, Condition::Suspended)

@@ -283,6 +283,46 @@ def capacity():
         wait_for(lambda: target.sectors == before, "the disk has grown again")
 
 
+@case("a change of the capacity while suspended is seen after the resume, without a notification")
+def capacity_unheard():
+    target = disk()
+    before = target.sectors
+    try:
+        target.dev.request("suspend")
+        target.mailbox.set(faults=["config-irq-lost"])
+        target.mailbox.command("device", set={"capacity": before // 2})
+        faults = target.mailbox.counters()["faults"]
+        target.dev.request("resume")
+        require(target.mailbox.counters()["faults"] > faults, "the notification was not lost")
+        wait_for(lambda: target.sectors == before // 2, "the disk has shrunk")
+    finally:
+        target.mailbox.set(faults=[])
+        target.mailbox.command("device", set={"capacity": before})
+        wait_for(lambda: target.sectors == before, "the disk has grown again")
+
+
+@case("{revision}: a suspended disk that can't be reached for a while is resumed later",
+      revision=REVISIONS)
+def out_of_reach(revision):
+    target = disk()
+    revise(target, revision)
+    readers = target.reads_not_consumed()
+    target.dev.request("suspend")
+    writer = Child(target.write, 65536, pattern(7))
+    blocked(writer)
+    target.mailbox.command("fault-now", fault="away")
+    for _ in range(2):
+        expect_errno("ENODEV", "resume", target.dev.request, "resume")
+        expect(target.dev.state, "suspended", "state")
+    target.mailbox.set(faults=[])
+    blocked(writer)
+    target.dev.request("resume")
+    for child in (*readers, writer):
+        expect(child.errno(5 * PROMPT), "success", "a request that waited")
+    expect(target.read(65536, 4096), pattern(7), "what was written")
+    expect(target.dev.number("recoveries"), 0, "recoveries")
+
+
 @case("a configuration change notified while suspended is handled after the resume")
 def notified_early():
     target = disk()

@@ -16,7 +16,7 @@ import struct
 import time
 import zlib
 
-from ext_lib import each_driver, unload
+from ext_lib import drivers, each_driver, extend, unload
 from patience_lib import (
     GOALS,
     SHORT_MS,
@@ -28,6 +28,7 @@ from patience_lib import (
     refuse_to,
     relent,
 )
+from awake_lib import refuses_to_hibernate, sync_ends
 from suspend_lib import (
     PROMPT,
     Child,
@@ -39,6 +40,7 @@ from suspend_lib import (
     wait_for,
     within,
 )
+from uring_lib import PolledReads
 
 CYCLES = int(os.environ.get("EXT_BLK_CYCLES", "25"))
 BLOCK = 4096
@@ -349,6 +351,103 @@ def capacity(_driver, devices):
     wait_for(lambda: int(size.read_text()) == before, "the old size", 5 * PROMPT)
 
 
+@case("a capacity that changes while suspended is seen after the resume, without a notification")
+@on_disk
+def capacity_unheard(_driver, devices):
+    dev = devices[0]
+    size = disk_of(dev) / "size"
+    before = int(size.read_text())
+    dev.request("suspend")
+    dev.mailbox.set(faults=["config-irq-lost"])
+    dev.mailbox.command("device", set={"capacity": before // 2})
+    faults = dev.mailbox.counters()["faults"]
+    dev.request("resume")
+    require(dev.mailbox.counters()["faults"] > faults, "the notification was not lost")
+    wait_for(lambda: int(size.read_text()) == before // 2, "the new size", 5 * PROMPT)
+    dev.mailbox.set(faults=[])
+    dev.mailbox.command("device", set={"capacity": before})
+    wait_for(lambda: int(size.read_text()) == before, "the old size", 5 * PROMPT)
+
+
+@case("a suspended disk that can't be reached for a while: ENODEV, and it is resumed later")
+@on_disk
+def out_of_reach(_driver, devices):
+    dev = devices[0]
+    data = os.urandom(1 << 20)
+    with open(path_of(dev), "r+b", buffering=0) as disk:
+        dev.request("suspend")
+        disk.write(data)
+        dev.mailbox.command("fault-now", fault="away")
+        for _ in range(2):
+            with within(PROMPT, "a resume"):
+                expect(dev.refused("resume"), "ENODEV", "resume")
+            expect(dev.state, "suspended", "state")
+        require("gone" in dev.read("last_error"), "last_error does not say so")
+        reader = Child(read_block, path_of(dev))
+        dev.mailbox.set(faults=[])
+        time.sleep(0.3)
+        expect(reader.poll(), None, "a reader's status")
+        dev.request("resume")
+        os.fsync(disk.fileno())
+        expect(reader.errno(within=5 * PROMPT), "success", "the reader")
+    with open(path_of(dev), "rb", buffering=0) as disk:
+        require(disk.read(len(data)) == data, "what was written is not on the disk")
+    expect(dev.number("recoveries"), 0, "recoveries")
+    dev.cycle()
+
+
+@case("a suspended disk that can't be reached and is unbound: whoever waits gets errors")
+@on_disk
+def out_of_reach_unbound(_driver, devices):
+    dev = devices[0]
+    path = path_of(dev)
+    dev.request("suspend")
+    reader = Child(read_block, path)
+    time.sleep(0.3)
+    dev.mailbox.command("fault-now", fault="gone")
+    expect(dev.refused("resume"), "ENODEV", "resume")
+    expect(Child(dev.unbind).errno(5 * PROMPT), "success", "unbinding")
+    require(reader.errno(within=5 * PROMPT) in ("EIO", "ENODEV", "ENXIO"), "the reader got data")
+    dev.mailbox.set(faults=[])
+    dev.bind()
+    dev.works()
+    dev.cycle()
+
+
+@case("polled requests that nobody reaps are finished by the suspend")
+def polled():
+    with drivers("virtio_blk") as driver:
+        dev = extend(driver, "poll_queues=1")[0]
+        dev.write("timeout_ms", "3000")
+        fd = os.open(path_of(dev), os.O_RDONLY | os.O_DIRECT)
+        try:
+            reads = PolledReads(fd, BLOCK)
+            expect(reads.submit(4), 4, "reads submitted")
+            dev.request("suspend")
+            expect(dev.state, "suspended", "state")
+            dev.request("resume")
+            expect(reads.reap(4), [BLOCK] * 4, "the reads")
+            # And the other way round: those that are reaped as usual.
+            dev.cycle()
+        finally:
+            os.close(fd)
+
+
+@case("the system does not hibernate while a disk is suspended")
+@on_disk
+def hibernate(_driver, devices):
+    refuses_to_hibernate(devices[0])
+    devices[0].works()
+
+
+@case("{kind} with something to be written to a suspended disk: EBUSY, and it can be resumed",
+      kind=("freeze", "mem"))
+@on_disk
+def sync_waits(_driver, devices, kind):
+    sync_ends(devices[0], path_of(devices[0]), kind)
+    devices[0].works()
+
+
 @case("NEEDS_RESET under load: recovered, and no byte is different")
 @on_disk
 def needs_reset(_driver, devices):
@@ -390,6 +489,22 @@ def reset_function(_driver, devices):
     dev.works()
     dev.cycle()
     expect(unload(), "success", "unloading")
+
+
+@case("a resume is asked for while the function is reset: it is refused, and the disk runs")
+@on_disk
+def reset_in_resume(_driver, devices):
+    dev = devices[0]
+    reset = reset_of(dev)
+    dev.request("suspend")
+    resetting = Child(reset.write_text, "1")
+    while dev.status != 0:
+        require(resetting.poll() is None, "the reset was over before it was seen")
+    expect(dev.refused("resume"), "EBUSY", "a resume meanwhile")
+    expect(resetting.errno(), "success", "the reset")
+    wait_for(lambda: dev.state == "running", "it runs", 5 * PROMPT)
+    dev.works()
+    dev.cycle()
 
 
 @case("a suspend is asked for while the function is reset: it is refused, and the disk runs")

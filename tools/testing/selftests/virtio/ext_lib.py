@@ -55,13 +55,13 @@ class Driver:
             raise Skip(f"the kernel has no module {self.name}")
         return found[0]
 
-    def load(self):
+    def load(self, *parameters):
         if not is_loaded(self.name):
             # What it needs, then itself, not one of the same name.
             depends = sh("modinfo", "-F", "depends", self.file()).strip()
             for module in filter(None, depends.split(",")):
                 sh("modprobe", module)
-            sh("insmod", self.file())
+            sh("insmod", self.file(), *parameters)
 
     def unload(self):
         if is_loaded(self.name):
@@ -204,10 +204,10 @@ def drivers(*names):
         unload()
 
 
-def extend(driver):
+def extend(driver, *parameters):
     """Loads the extension, then the driver; returns the devices, which have the files in sysfs."""
     load()
-    driver.load()
+    driver.load(*parameters)
     found = driver.devices()
     for dev in found:
         wait_for(lambda: dev.is_bound, f"{dev.name} is bound")

@@ -9,6 +9,7 @@ import time
 from suspend_lib import (
     FAR_MS,
     PROMPT,
+    SHARE,
     SLOWNESS,
     Child,
     expect,
@@ -20,7 +21,7 @@ from suspend_lib import (
 # A deadline that is waited for, in milliseconds.
 SHORT_MS = 400 * SLOWNESS
 # In which what was begun is taken back, in seconds, and what a busy machine may add.
-TAKE_BACK, SLACK = 1.0, 0.7 * SLOWNESS
+TAKE_BACK, SLACK = 1.0, 0.7 * SLOWNESS * SHARE
 GOALS = ("suspend", "resume")
 
 

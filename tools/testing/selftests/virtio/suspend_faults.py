@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from suspend_lib import (
     PROMPT,
     REVISIONS,
+    SHARE,
+    SLOWNESS,
     Child,
     Reader,
     case,
@@ -47,6 +49,8 @@ class Outcome:
     state: str = "running"
     recoveries: int = 0
     quirks: int = 0
+    # What a resume is told when one that can't be reached is back.
+    back: str = "success"
     revisions: tuple = field(default=BOTH)
 
 
@@ -70,8 +74,11 @@ OUTCOMES = [
     Outcome("features-ok-dropped-on-resume", resume="EIO", recoveries=1),
     # The device is gone: nothing is waited for.
     Outcome("gone-on-suspend", "ENODEV", state="failed"),
-    Outcome("gone-while-suspended=20", resume="ENODEV", state="failed"),
-    Outcome("gone-on-resume", resume="ENODEV", state="failed"),
+    # Out of reach while suspended: it can come back, as it was or reset.
+    Outcome("away-while-suspended=20", resume="ENODEV", state="suspended"),
+    Outcome("away-on-resume", resume="ENODEV", state="suspended"),
+    Outcome("gone-while-suspended=20", resume="ENODEV", state="suspended", back="EIO"),
+    Outcome("gone-on-resume", resume="ENODEV", state="suspended", back="EIO"),
     # The device does not resume, and can be asked again.
     Outcome("resume-never", resume="ETIMEDOUT", state="suspended", quirks=1, revisions=("1.4",)),
     Outcome("resume-never", resume="ETIMEDOUT", state="suspended", revisions=("draft",)),
@@ -132,7 +139,9 @@ def declare(outcome):
             require(dev.read("last_error").startswith(error + " "), dev.read("last_error"))
 
         dev.mailbox.set(faults=[])
-        if outcome.state != "running":
+        if outcome.state == "suspended" and outcome.resume == "ENODEV":
+            expect(told(dev.request, "resume"), outcome.back, "a resume when it is back")
+        elif outcome.state != "running":
             dev.rebind()
         works(dev)
 
@@ -183,6 +192,32 @@ def needs_reset_running(revision):
     works(dev)
     dev.request("suspend")
     dev.request("resume")
+    works(dev)
+
+
+@case("{revision}: needs-reset while the device is watched: noticed at once, not at the next look",
+      revision=REVISIONS)
+def needs_reset_watched(revision):
+    dev = device(revision, mailbox=True)
+    select_rng(dev)
+    dev.write("timeout_ms", "100")
+    dev.mailbox.set(faults=["suspend-never"])
+    expect(told(dev.request, "suspend"), "ETIMEDOUT", "suspend")
+    dev.mailbox.set(faults=[])
+
+    def looks():
+        return dev.mailbox.counters()["status_reads"]
+
+    # They become rarer, down to one a second.
+    gap = 0.0
+    while gap < 0.8:
+        before, began = looks(), time.monotonic()
+        wait_for(lambda: looks() > before, "a look", 3 * PROMPT)
+        gap = time.monotonic() - began
+    before = dev.number("recoveries")
+    dev.mailbox.command("fault-now", fault="needs-reset")
+    wait_for(lambda: dev.number("recoveries") == before + 1, "it is recovered",
+             within=0.6 * SLOWNESS * SHARE)
     works(dev)
 
 

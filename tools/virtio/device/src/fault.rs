@@ -651,7 +651,7 @@ mod tests {
                 assert_eq!(with.unwrap().arg(), 7);
             }
         }
-        assert_eq!(names.len(), 49);
+        assert_eq!(names.len(), 53);
         for (moment, ..) in MOMENTS {
             assert_eq!(MOMENTS[moment as usize].0, moment);
         }

@@ -162,8 +162,11 @@ fn expected(revision: Revision, goal: Goal, phase: Phase, status: u8, now: u64) 
     let cleared = Action::Write(Status::from_bits((status | DRIVER_OK) & !SUSPEND));
     let means = meaning(revision, status);
 
-    if let Some(why) = reason(revision, status) {
-        return Action::Failed(why);
+    match (goal, reason(revision, status)) {
+        // Suspended and out of reach: it can come back.
+        (Goal::Resume, Some(Reason::Lost)) => return Action::RolledBack(Reason::Lost),
+        (_, Some(why)) => return Action::Failed(why),
+        _ => {}
     }
     match (phase, goal, means) {
         (Phase::Forward, Goal::Suspend, Suspended) => Action::Done,
@@ -235,7 +238,10 @@ fn every_beginning() {
                 let begun = begin(false);
                 let write = |bits| Ok(Action::Write(Status::from_bits(bits)));
                 let expected = if let Some(why) = reason(revision, status) {
-                    Err(why)
+                    match (goal, why) {
+                        (Goal::Resume, Reason::Lost) => Ok(Action::RolledBack(why)),
+                        _ => Err(why),
+                    }
                 } else {
                     match (goal, meaning(revision, status), revision) {
                         // D2: if and only if FEATURES_OK and DRIVER_OK are set.
@@ -311,6 +317,7 @@ fn every_state_and_abort() {
                         let case = format!("{revision:?} {goal:?} {phase:?} {status:#04x}");
                         let means = meaning(revision, status);
                         let expected = match (phase, goal, means) {
+                            (_, Goal::Resume, Meaning::Gone) => Action::RolledBack(Reason::Lost),
                             _ if reason(revision, status).is_some() => {
                                 Action::Failed(reason(revision, status).unwrap())
                             }

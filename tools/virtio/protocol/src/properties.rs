@@ -222,7 +222,7 @@ fn check(device: &Device, goal: Goal, timeout: u64, end: &End) -> Result<(), Tes
         (Action::RolledBack(_), Goal::Resume) => {
             prop_assert!(matches!(
                 condition,
-                Condition::Suspended | Condition::Between
+                Condition::Suspended | Condition::Between | Condition::Broken(Reason::Lost)
             ))
         }
         (Action::Done, Goal::Resume) | (Action::RolledBack(_), Goal::Suspend) => {

@@ -94,6 +94,11 @@ impl Controller {
                     self.inner.lock().resume_asked = false;
                     return Ok(());
                 }
+                Action::RolledBack(Reason::Lost) => {
+                    // The request may not have reached it.
+                    self.inner.lock().resume_asked = false;
+                    return Err(Refusal::new(Reason::Lost, !dev.is_disconnected()));
+                }
                 Action::RolledBack(why) => return Err(Refusal::new(why, true)),
                 Action::Failed(why) => return Err(Refusal::new(why, false)),
             };

@@ -87,7 +87,7 @@ impl Controller {
     /// Any context.
     pub(crate) fn look_soon(&self, dev: &Device<Bound>) {
         if self.revision.is_some() {
-            self.watch.schedule(dev, 0);
+            self.watch.schedule_now(dev);
         }
     }
 
@@ -107,13 +107,16 @@ impl Controller {
         let order = self.order.lock();
         let mut inner = self.inner.lock();
         let state = inner.stats.state;
-        let frozen = inner.frozen;
+        let out_of_reach = self.is_out_of_reach(&inner);
         // Configuration changes are let through again before a resume has ended, but after it has
         // read the status for the last time.
         inner.look_due = state != State::Running;
         drop(inner);
         // One that is being reset is looked at when it operates again.
-        if matches!(state, State::Suspending | State::Resuming) || frozen || ops.is_being_reset() {
+        if matches!(state, State::Suspending | State::Resuming)
+            || out_of_reach
+            || ops.is_being_reset()
+        {
             return;
         }
         let operates = ops.take_foreign_reset();
@@ -162,6 +165,9 @@ impl Controller {
                 self.fail(order, ops, dev, Refusal::new(why, false), cause);
             }
             protocol::Condition::Suspended | protocol::Condition::Between => {
+                if self.is_out_of_reach(&inner) {
+                    return;
+                }
                 let patience = Patience::new(inner.stats.timeout_ms, &self.interruption);
                 inner.stats.state = State::Resuming;
                 drop(inner);
@@ -212,6 +218,7 @@ impl Controller {
                 drop(inner);
                 dev_info!(dev, "recovered by a reset\n");
                 self.enter(dev, State::Running, Ok(()));
+                ops.look_at_config(dev);
             }
             Ok(false) => {}
             Err(error) => dev_err!(dev, "can't be recovered: {error:?}\n"),
@@ -224,7 +231,7 @@ impl Controller {
     fn lock_device<'a>(&self, dev: &'a Device<Bound>) -> Option<DeviceLock<'a>> {
         for _ in 0..LOCK_TRIES {
             if let Some(lock) = dev.try_lock() {
-                return (!self.inner.lock().frozen).then_some(lock);
+                return (!self.is_out_of_reach(&self.inner.lock())).then_some(lock);
             }
             if self.interruption.reason().is_some() {
                 break;

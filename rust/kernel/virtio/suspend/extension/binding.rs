@@ -210,8 +210,8 @@ impl Binding {
     /// [`EBUSY`] if it must not, because a request is under way, or the driver of a suspended
     /// device would go on.
     pub(super) fn freeze(&self, dev: &Device) -> Result {
-        self.controller.freeze()?;
-        // From here on no request comes.
+        self.controller.prepare_to_sleep()?;
+        // From here on nobody asks for a suspend.
         match &*self.gated.lock() {
             Some(gated) if !gated.gate.outlasts_sleep() => {
                 dev_err!(
@@ -222,6 +222,11 @@ impl Binding {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A binding that the others know nothing of yet is like them.
+    pub(super) fn join_sleep(&self) {
+        self.controller.join_sleep();
     }
 
     /// The system is awake.
@@ -370,6 +375,10 @@ impl Operations for Binding {
             self.is_gated.store(false, Release);
             self.release_config(dev);
         }
+    }
+
+    fn look_at_config(&self, dev: &Device<Bound>) {
+        dev.config_changed();
     }
 
     fn notify(&self, dev: &Device<Bound>) {

@@ -232,6 +232,8 @@ fn try_bound(dev: &Device<Bound>) -> Result {
             state.quiescer = quiescer;
         }
     }
+    // The others have been told already. Now that it is one of them, it is told of the end of it.
+    binding.join_sleep();
     if take_over {
         entry.put_in_front();
     }

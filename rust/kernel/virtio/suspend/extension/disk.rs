@@ -86,13 +86,20 @@ impl Disk {
 
     fn wait_frozen(&self, patience: &Patience<'_>) -> Result<(), Failure> {
         let slice = msecs_to_jiffies(SLICE_MS);
-        // SAFETY: By the type invariants the queue is valid; the context may sleep.
-        while unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) } <= 0 {
+        loop {
+            // Of the end of some requests nobody is notified: whoever has made them polls, or not.
+            //
+            // SAFETY: By the type invariants the queue is valid. Its driver is bound, and so has
+            // what it needs to look for requests that have ended, as anybody may ask it to.
+            unsafe { bindings::blk_mq_poll_queues(self.queue()) };
+            // SAFETY: By the type invariants the queue is valid; the context may sleep.
+            if unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) } > 0 {
+                return Ok(());
+            }
             patience.check().map_err(|failure| {
                 failure.because(ETIMEDOUT, "requests were not finished in time")
             })?;
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,8 @@
 //!
 //! A device's `config` points to the operations of its transport. [`Entry::put_in_front`] has it
 //! point to a copy, in which those of this file replace what they are named after. Each finds the
-//! device's [`Entry`], in which the copy is, does what is to be done, and calls the transport's own.
+//! device's [`Entry`], in which the copy is, does what is to be done, and calls the transport's
+//! own.
 
 use kernel::{
     container_of,

@@ -283,7 +283,12 @@ fn configuration_changes() {
     fired(r#""config-change-during-suspend""#, 0, 0, 1);
     fired(r#""config-change-while-suspended""#, 0, 1, 0);
     fired(r#""config-change-after-suspend""#, 0, 0, 1);
-    fired(r#""config-change-during-suspend","config-irq-lost""#, 0, 0, 0);
+    fired(
+        r#""config-change-during-suspend","config-irq-lost""#,
+        0,
+        0,
+        0,
+    );
 }
 
 #[test]

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The system is to sleep while a device is suspended. That is ext_blk.py for the kernel's own driver.
+
+Sleep from which the system wakes up needs a guest of its own.
+"""
+
+from blk_lib import disk, works
+from awake_lib import refuses_to_hibernate, sync_ends
+from suspend_lib import case, device, run
+
+
+@case("entropy: the system does not hibernate while the device is suspended")
+def hibernate_entropy():
+    refuses_to_hibernate(device())
+
+
+@case("disk: the system does not hibernate while the device is suspended")
+def hibernate():
+    target = disk()
+    refuses_to_hibernate(target.dev)
+    works(target)
+
+
+@case("disk: {kind} with something to be written to the suspended disk: EBUSY, and it can be resumed",
+      kind=("freeze", "mem"))
+def dirty(kind):
+    target = disk()
+    sync_ends(target.dev, target.path, kind)
+    works(target)
+
+
+if __name__ == "__main__":
+    run(block=True)
