@@ -188,12 +188,13 @@ def drivers(*names):
             mailbox.clear()
     try:
         yield present[0] if len(names) == 1 else present
-        violations = []
+        objections = []
         for driver in present:
             for name in driver.functions():
-                stats = Mailbox.of((BUS / name).resolve().parent).stats()
-                violations += [f"{name}: {v['rule']}: {v['what']}" for v in stats["violation_list"]]
-        expect(violations, [], "violations")
+                mailbox = Mailbox.of((BUS / name).resolve().parent)
+                mailbox.set(faults=settings[name]["faults"])
+                objections += [f"{name}: {objection}" for objection in mailbox.objections()]
+        expect(objections, [], "violations, and faults without effect")
     finally:
         for name, values in settings.items():
             if (BUS / name).exists():

@@ -32,7 +32,7 @@ def checked(function):
             end.mailbox.clear()
         function(one, other, **arguments)
         for end in (one, other):
-            expect(end.violations(), [], f"violations on {end.name}")
+            expect(end.mailbox.objections(), [], f"violations on {end.name}")
 
     return wrapped
 

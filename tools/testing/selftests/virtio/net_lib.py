@@ -53,10 +53,6 @@ class End:
     def has(self, feature):
         return bool(self.negotiated() >> F[feature] & 1)
 
-    def violations(self):
-        stats = self.mailbox.stats()
-        return [f"{v['rule']}: {v['what']} ({v['access']})" for v in stats["violation_list"]]
-
     # The interface.
 
     def run(self, *command, **options):

@@ -6,6 +6,7 @@ The table says what a request is told, where that leaves the device, and whether
 by a reset (D9). It is that of Documentation/virtio/faults.rst.
 """
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -52,6 +53,12 @@ class Outcome:
     # What a resume is told when one that can't be reached is back.
     back: str = "success"
     revisions: tuple = field(default=BOTH)
+    # What the device has to have done by the time it is suspended: nothing, or to have begun with a
+    # buffer, or to have given one back.
+    begun: bool = False
+    used: bool = False
+    # Whether the fault happens some time after it is suspended.
+    meanwhile: bool = False
 
 
 OUTCOMES = [
@@ -61,23 +68,24 @@ OUTCOMES = [
     Outcome("driver-ok-kept", "ETIMEDOUT", revisions=("1.4",)),
     Outcome("driver-ok-kept", revisions=("draft",)),
     # The device runs again by itself: nothing is lost, and the resume finds it so.
-    Outcome("suspend-dropped=20"),
+    Outcome("suspend-dropped=20", meanwhile=True),
     # The device is broken, and recovered.
     Outcome("needs-reset-on-suspend", "EIO", recoveries=1),
     Outcome("status-zero-on-suspend", "EIO", recoveries=1),
     Outcome("features-ok-dropped-on-suspend", "EIO", recoveries=1),
-    Outcome("needs-reset-while-suspended=20", resume="EIO", recoveries=1),
-    Outcome("status-zero-while-suspended=20", resume="EIO", recoveries=1),
-    Outcome("features-ok-dropped-while-suspended=20", resume="EIO", recoveries=1),
+    Outcome("needs-reset-while-suspended=20", resume="EIO", recoveries=1, meanwhile=True),
+    Outcome("status-zero-while-suspended=20", resume="EIO", recoveries=1, meanwhile=True),
+    Outcome("features-ok-dropped-while-suspended=20", resume="EIO", recoveries=1, meanwhile=True),
     Outcome("needs-reset-on-resume", resume="EIO", recoveries=1),
     Outcome("status-zero-on-resume", resume="EIO", recoveries=1),
     Outcome("features-ok-dropped-on-resume", resume="EIO", recoveries=1),
     # The device is gone: nothing is waited for.
     Outcome("gone-on-suspend", "ENODEV", state="failed"),
     # Out of reach while suspended: it can come back, as it was or reset.
-    Outcome("away-while-suspended=20", resume="ENODEV", state="suspended"),
+    Outcome("away-while-suspended=20", resume="ENODEV", state="suspended", meanwhile=True),
     Outcome("away-on-resume", resume="ENODEV", state="suspended"),
-    Outcome("gone-while-suspended=20", resume="ENODEV", state="suspended", back="EIO"),
+    Outcome("gone-while-suspended=20", resume="ENODEV", state="suspended", back="EIO",
+            meanwhile=True),
     Outcome("gone-on-resume", resume="ENODEV", state="suspended", back="EIO"),
     # The device does not resume, and can be asked again.
     Outcome("resume-never", resume="ETIMEDOUT", state="suspended", quirks=1, revisions=("1.4",)),
@@ -87,15 +95,15 @@ OUTCOMES = [
     Outcome("resume-needs-clear", revisions=("draft",)),
     # Configuration changes and notifications at the wrong moment.
     Outcome("config-change-before-suspend"),
-    Outcome("config-change-during-suspend=20"),
-    Outcome("config-change-while-suspended=20"),
+    Outcome("config-change-during-suspend=20", meanwhile=True),
+    Outcome("config-change-while-suspended=20", meanwhile=True),
     Outcome("config-change-after-suspend"),
-    Outcome("used-irq-late=50"),
+    Outcome("used-irq-late=50", used=True),
     Outcome("used-irq-spurious"),
-    Outcome("used-irq-after-suspend=20"),
-    Outcome("used-after-suspend=20"),
-    Outcome("used-long=4096"),
-    Outcome("hold-ms=100"),
+    Outcome("used-irq-after-suspend=20", meanwhile=True),
+    Outcome("used-after-suspend=20", meanwhile=True, begun=True),
+    Outcome("used-long=4096", used=True),
+    Outcome("hold-ms=100", begun=True),
 ]
 
 
@@ -106,6 +114,21 @@ def told(function, *args):
     except OSError as error:
         return errno_name(error.errno)
     return "success"
+
+
+def in_process(dev):
+    return dev.mailbox.stats()["queues"][0]["in_process"]
+
+
+def go_through(dev, outcome):
+    """Suspends and, if that succeeds, resumes a device with a fault, all in time."""
+    with within(2 * TIMEOUT_MS / 1000 + 1 + PROMPT, "that"):
+        expect(told(dev.request, "suspend"), outcome.suspend, "suspend")
+        if outcome.suspend == "success":
+            expect(dev.state, "suspended", "state")
+            if outcome.meanwhile:
+                wait_for(lambda: dev.mailbox.happened(outcome.fault), "the fault happens")
+            expect(told(dev.request, "resume"), outcome.resume, "resume")
 
 
 def declare(outcome):
@@ -120,13 +143,15 @@ def declare(outcome):
         before = [dev.number(name) for name in counters]
         dev.mailbox.set(faults=[outcome.fault])
 
-        with within(2 * TIMEOUT_MS / 1000 + 1 + PROMPT, "that"):
-            expect(told(dev.request, "suspend"), outcome.suspend, "suspend")
-            if outcome.suspend == "success":
-                expect(dev.state, "suspended", "state")
-                # For what happens while suspended.
-                time.sleep(0.1)
-                expect(told(dev.request, "resume"), outcome.resume, "resume")
+        with contextlib.ExitStack() as stack:
+            if outcome.begun or outcome.used:
+                stack.enter_context(Reader())
+            if outcome.begun:
+                wait_for(lambda: in_process(dev) == 1, "a buffer is in process")
+            if outcome.used:
+                wait_for(lambda: dev.mailbox.happened(outcome.fault), "the fault happens")
+            go_through(dev, outcome)
+        require(dev.mailbox.happened(outcome.fault), "the fault never took effect")
 
         expect(dev.state, outcome.state, "state")
         after = [dev.number(name) for name in counters]

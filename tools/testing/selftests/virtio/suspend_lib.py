@@ -13,8 +13,9 @@ A test file is a list of cases, each one line of KTAP:
         run()
 
 A case has one result. After it, whatever it came to, the devices run again with the settings they
-had, no child is left, and two things fail it that it did not ask about: a rule broken by the
-driver, as judged by a test device, and a complaint in the kernel log.
+had, no child is left, and three things fail it that it did not ask about: a rule broken by the
+driver, as judged by a test device, a complaint in the kernel log, and a fault that it set and that
+never took effect, which shows nothing.
 
 Devices that have a control mailbox (tools/virtio, "The control mailbox in BAR 2") can be told to
 misbehave. A case that needs one is skipped on a machine with other devices; so is one that needs
@@ -192,6 +193,19 @@ class Mailbox:
     def set(self, **settings):
         """Changes settings; returns whether some of them wait for a reset."""
         return bool(self.command("set", settings=settings)["pending"])
+
+    def objections(self):
+        """What fails a case: rules broken by the driver, and faults that did not happen.
+
+        A fault that is still set may happen yet: take them back first.
+        """
+        stats = self.stats()
+        found = [f"{v['rule']}: {v['what']} ({v['access']})" for v in stats["violation_list"]]
+        return found + [f"fault {fault} never took effect" for fault in stats["idle_faults"]]
+
+    def happened(self, fault):
+        """Whether a fault that is set has taken effect."""
+        return fault in self.stats()["effective_faults"]
 
     def status_log(self):
         return self.stats()["status_log"]
@@ -753,14 +767,11 @@ def _restore():
         set_rng("")
 
 
-def _violations():
+def _objections():
     found = []
     for dev in _devices:
         if dev.mailbox:
-            stats = dev.mailbox.stats()
-            for violation in stats["violation_list"]:
-                rule, what, access = (violation[key] for key in ("rule", "what", "access"))
-                found.append(f"{dev.name}: {rule}: {what} ({access})")
+            found += [f"{dev.name}: {objection}" for objection in dev.mailbox.objections()]
             dev.mailbox.clear()
     return found
 
@@ -791,7 +802,7 @@ def _run_case(function, arguments, log):
     finally:
         signal.alarm(CASE_SECONDS)
         attempt(_restore)
-        problems += attempt(_violations) or []
+        problems += attempt(_objections) or []
         signal.alarm(0)
     return problems + log.complaints()
 
@@ -836,7 +847,7 @@ def run(block=False):
     ksft.set_plan(len(cases))
     try:
         _restore()
-        _violations()
+        _objections()
         for text, function, arguments in cases:
             try:
                 problems = _run_case(function, arguments, log)

@@ -28,6 +28,7 @@ use vfio_bindings::bindings::vfio::{
 };
 use virtio::pci::IsrStatus;
 
+use crate::armed::Armed;
 use crate::common::NO_VECTOR;
 use crate::counters::Counters;
 use crate::events::Events;
@@ -129,6 +130,8 @@ pub struct Device {
     mailbox: Mailbox,
     judge: Judge,
     counters: Counters,
+    /// Which of the faults that are set have taken effect.
+    armed: Armed,
     events: Events,
     clock: Clock,
 }
@@ -153,6 +156,7 @@ impl Device {
             pci: ConfigSpace::new(device.id().into(), device.class(), vectors),
             irqs: Irqs::new(vectors),
             counters: Counters::new(0, 0),
+            armed: Armed::new(&settings.faults),
             device,
             port,
             done: Vec::new(),

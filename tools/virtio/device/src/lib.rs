@@ -22,6 +22,7 @@
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
 //! | [`admin`] | the administration virtqueue |
 //! | [`fault`], [`fuzz`], [`timers`], [`random`] | misbehaving on request, and at random |
+//! | [`armed`] | whether a fault that was set took effect |
 //! | [`settings`], [`mailbox`] | what can be changed at run time; how the guest does it |
 //! | [`device`] | all of the above put together |
 //!
@@ -32,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod armed;
 pub mod blk;
 pub mod cli;
 pub mod common;

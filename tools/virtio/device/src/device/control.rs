@@ -71,6 +71,7 @@ impl Device {
         self.flush_violations();
         self.judge.clear();
         self.device.clear();
+        self.armed.clear();
         self.counters = Counters::new(self.queues.len(), self.machine.status());
     }
 
@@ -105,6 +106,7 @@ impl Device {
                         self.start_fuzz();
                     }
                     if settings.sets_faults() {
+                        self.armed.change(&self.settings.faults);
                         self.faults_changed();
                     }
                     self.release_held();
@@ -186,6 +188,8 @@ impl Device {
             "ok": true,
             "violations": self.judge.total(),
             "violation_list": violations.get(..STATS_VIOLATIONS).unwrap_or(violations),
+            "effective_faults": self.armed.effective(),
+            "idle_faults": self.armed.idle(),
             "status_log": status_log,
             "counters": self.counters,
             "queues": self.queue_report(),

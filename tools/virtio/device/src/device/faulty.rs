@@ -76,7 +76,13 @@ impl Device {
     }
 
     /// A fault takes effect.
-    pub(super) fn note(&mut self, what: impl std::fmt::Display) {
+    pub(super) fn note(&mut self, name: Name) {
+        self.armed.took_effect(name);
+        self.note_event(name);
+    }
+
+    /// Something goes wrong that has no name of its own.
+    fn note_event(&mut self, what: impl std::fmt::Display) {
         self.counters.faults += 1;
         self.emit("fault", json!({"fault": what.to_string()}));
     }
@@ -146,7 +152,7 @@ impl Device {
         match incident {
             Incident::None => {}
             Incident::ConfigChange => {
-                self.note("config-change");
+                self.note_event("config-change");
                 self.config_changed();
             }
             Incident::Spurious => {
@@ -193,7 +199,7 @@ impl Device {
         }
         entries.extend_from_slice(&mischief.extra);
         if entries[..] != [(begun.head.id, len)] && *mischief != Default::default() {
-            self.note(format_args!("used entries {entries:?}"));
+            self.note_event(format_args!("used entries {entries:?}"));
         }
         self.forged |= entries.len() > 1 || entry.0 != begun.head.id;
         entries
@@ -211,6 +217,7 @@ impl Device {
                 self.start(ms, Timer::Effect(effect, seed));
                 continue;
             }
+            self.armed.took_effect(Name::At(effect, moment));
             self.apply(effect, arg);
             goes_on &= !matches!(
                 effect,
@@ -222,7 +229,7 @@ impl Device {
 
     /// Breaks.
     pub(super) fn apply(&mut self, effect: Effect, seed: u64) {
-        self.note(effect.name());
+        self.note_event(effect.name());
         let overlay = match effect {
             Effect::NeedsReset => return self.needs_reset(),
             Effect::StatusZero => return self.reset_itself("itself"),
@@ -277,7 +284,11 @@ impl Device {
     pub(super) fn fire(&mut self, timer: Timer) {
         let suspended = self.machine.state() == State::Suspended;
         match timer {
-            Timer::Effect(effect, seed) if suspended => self.apply(effect, seed),
+            Timer::Effect(effect, seed) if suspended => {
+                self.armed
+                    .took_effect(Name::At(effect, Moment::WhileSuspended));
+                self.apply(effect, seed);
+            }
             Timer::LateSuspend => self.suspend_late(),
             Timer::Drop if suspended => {
                 self.note(Name::SuspendDropped);

@@ -807,8 +807,13 @@ fn the_longest_stats_fit_into_the_mailbox() {
         guest.status();
     }
     guest.write_status(0);
+    for ms in 3_000_000..3_000_100 {
+        let fault = format!("features-ok-dropped-while-suspended={ms}");
+        guest.set(&format!(r#"{{"faults":["{fault}"]}}"#));
+    }
     let stats = guest.command(r#"{"cmd":"stats"}"#);
     assert_eq!(stats["ok"], true, "{stats}");
+    assert_eq!(stats["idle_faults"].as_array().unwrap().len(), 16);
     assert_eq!(stats["violation_list"].as_array().unwrap().len(), 16);
     assert!(stats["violations"].as_u64().unwrap() > 300);
     assert_eq!(stats["status_log"].as_array().unwrap().len(), 64);

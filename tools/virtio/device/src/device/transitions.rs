@@ -77,6 +77,9 @@ impl Device {
             "revision": self.machine.revision(),
         });
         self.device.negotiated(self.accepted);
+        if self.admin_queue().is_some() {
+            self.armed.took_effect(Name::AdminVq);
+        }
         self.emit("features", fields);
     }
 
@@ -159,7 +162,12 @@ impl Device {
         if !self.effects_at(Moment::OnResume) {
             return;
         }
-        if value & status::SUSPEND != 0 && self.fault(Name::ResumeNeedsClear).is_some() {
+        let needs_clear = self.fault(Name::ResumeNeedsClear).is_some();
+        if needs_clear {
+            // Whether there is something to ignore is up to the driver.
+            self.armed.took_effect(Name::ResumeNeedsClear);
+        }
+        if needs_clear && value & status::SUSPEND != 0 {
             self.note(Name::ResumeNeedsClear);
             self.machine.ignore_resume();
         } else if self.fault(Name::ResumeNever).is_some() {
@@ -252,11 +260,16 @@ impl Device {
     pub(super) fn present_suspended(&mut self) {
         self.flush_notifications();
         self.deadline = None;
-        if self.fault(Name::DriverOkKept).is_some() && self.machine.revision() == Revision::V1_4 {
+        // Kept it is in either revision, but in the draft that is no fault.
+        let kept = self.fault(Name::DriverOkKept).is_some();
+        if kept && self.machine.revision() == Revision::V1_4 {
             self.note(Name::DriverOkKept);
             self.machine.present_suspended_with_driver_ok();
         } else {
             self.machine.present_suspended();
+            if kept {
+                self.armed.took_effect(Name::DriverOkKept);
+            }
         }
         self.counters.suspends += 1;
         self.counters.present(self.machine.status());

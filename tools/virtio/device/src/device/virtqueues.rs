@@ -45,6 +45,10 @@ impl Device {
             self.emit("notify", json!({"queue": index}));
         }
         if self.machine.is_live() {
+            // No fault by the count, as for hold-ms.
+            if self.leaves_available() {
+                self.armed.took_effect(Name::AvailLeft);
+            }
             self.run_queue(index);
             self.spurious();
             self.fuzz_incident();
@@ -117,7 +121,12 @@ impl Device {
         self.machine.is_live()
             && !self.overlay.is_gone()
             && self.queues[index].ring.is_some()
-            && (self.resumed || self.fault(Name::AvailLeft).is_none())
+            && !self.leaves_available()
+    }
+
+    /// Whether available buffers stay in the rings: a fault.
+    fn leaves_available(&self) -> bool {
+        !self.resumed && self.fault(Name::AvailLeft).is_some()
     }
 
     /// The next available buffer that the device has a use for; none only once the driver has been
@@ -160,6 +169,10 @@ impl Device {
         };
         let hold_ms = self.fault(Name::HoldMs).unwrap_or(mischief.hold_ms);
         let held = self.settings.hold || self.fault(Name::UsedAfterSuspend).is_some();
+        // No event and no fault by the count: a device may take its time.
+        if !admin && !held && hold_ms > 0 {
+            self.armed.took_effect(Name::HoldMs);
+        }
         let due_us = match hold_ms {
             _ if admin => 0,
             _ if held => HELD,

@@ -12,6 +12,9 @@ fn with(faults: &str, test: impl Fn(&mut Guest)) {
         guest.set(&format!(r#"{{"faults":[{faults}]}}"#));
         test(&mut guest);
         assert_eq!(guest.rules(), [], "{faults}");
+        // Taken back, it is seen whether it ever happened.
+        guest.set(r#"{"faults":[]}"#);
+        assert_eq!(guest.idle_faults(), json!([]), "{faults}");
     });
 }
 
@@ -23,6 +26,10 @@ impl Guest {
 
     fn faults(&self) -> u64 {
         self.device.counters.faults
+    }
+
+    fn idle_faults(&mut self) -> Value {
+        self.command(r#"{"cmd":"stats"}"#)["idle_faults"].clone()
     }
 
     /// Clears all faults; the device works, if need be after a reset.
