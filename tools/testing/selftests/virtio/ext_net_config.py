@@ -140,6 +140,7 @@ def receive_modes():
 
 @case("XDP: the holder of a link dies while suspended: the driver and the device forget it, too")
 def xdp_link():
+    xdp_lib.need_programs()
     with network() as (one, other):
         before = offloads(one)
         require(before, "no receive offloads were negotiated")
@@ -162,6 +163,8 @@ def xdp_link():
 @case("XDP: attaching while suspended is refused, detaching is not: {pairs} queue pairs",
       pairs=(1, 2))
 def xdp_attach(pairs):
+    xdp_lib.need_programs()
+
     def attach():
         xdp_lib.attach(xdp_lib.load(xdp_lib.PASS), INTERFACE)
 
@@ -192,6 +195,8 @@ def xdp_attach(pairs):
 
 @case("AF_XDP: with a socket that does not copy, a suspend is refused, and the other way round")
 def zero_copy():
+    xdp_lib.need_sockets()
+
     def bind():
         return xdp_lib.XdpSocket(INTERFACE, xdp_lib.ZERO_COPY)
 
@@ -215,6 +220,8 @@ def zero_copy():
 
 @case("AF_XDP: a socket that copies is no obstacle, and its death while suspended does no harm")
 def copying():
+    xdp_lib.need_sockets()
+
     def bind():
         return xdp_lib.XdpSocket(INTERFACE, xdp_lib.COPY)
 
@@ -228,6 +235,8 @@ def copying():
 
 @case("a feature that something turns off while suspended is turned off after the resume")
 def features():
+    xdp_lib.need_programs()
+
     def attach():
         xdp_lib.attach(xdp_lib.load(xdp_lib.PASS), INTERFACE, xdp_lib.GENERIC)
 
@@ -343,6 +352,7 @@ def rtnl_then_suspend():
 
 @case("the driver of a device that does not resume is unbound: nothing is left, and no one waits")
 def unbound():
+    xdp_lib.need_programs()
     with network() as (one, other), vlan(one, 5):
         holder = Holder(one, lambda: xdp_lib.attach_link(xdp_lib.load(xdp_lib.PASS), INTERFACE))
         one.device.request("suspend")

@@ -192,6 +192,15 @@ def has_module(name):
         raise Skip(f"the kernel has no {name}") from None
 
 
+def need_disciplines(end):
+    """Skips a case on a kernel that has one queueing discipline and no other."""
+    try:
+        end.run("tc", "qdisc", "replace", "dev", INTERFACE, "root", "pfifo")
+    except Fail:
+        raise Skip("the kernel has no queueing disciplines to choose from") from None
+    end.run("tc", "qdisc", "delete", "dev", INTERFACE, "root")
+
+
 def in_child(end, function, *arguments):
     """Runs a function in the namespace of an end; returns the name of the error it ended with."""
 

@@ -17,7 +17,15 @@ import time
 
 import suspend_lib
 import xdp_lib
-from ext_net_lib import Holder, dropped, enter, has_module, in_child, network
+from ext_net_lib import (
+    Holder,
+    dropped,
+    enter,
+    has_module,
+    in_child,
+    need_disciplines,
+    network,
+)
 from net_lib import INTERFACE, is_up
 from suspend_lib import PROMPT, Child, case, errno_name, expect, require, run, wait_for
 
@@ -69,6 +77,7 @@ CHANGES = (
 @case("nothing is lost that is sent while suspended, whatever becomes of the queueing disciplines")
 def disciplines():
     with network() as (one, other):
+        need_disciplines(one)
         expect(one.ping(other), 0, "lost pings")
         for change in CHANGES:
             before = sent(one)
@@ -89,6 +98,7 @@ def disciplines():
 @case("nothing is lost while disciplines change again and again, across suspends")
 def disciplines_under_load():
     with network() as (one, other):
+        need_disciplines(one)
         expect(one.ping(other), 0, "lost pings")
         for discipline in ("clsact", "fq_codel", "pfifo"):
             pings = Pings(one, other)
@@ -116,6 +126,7 @@ def told():
             udp.sendto(b"x", (other.address, 9))
 
     with network() as (one, other):
+        need_disciplines(one)
         for send, error in ((bypass, errno.ENOBUFS), (udp, errno.ENETDOWN)):
             if send == udp:
                 one.run("tc", "qdisc", "replace", "dev", INTERFACE, "root", "noqueue")
@@ -157,6 +168,8 @@ def pair(end):
 @case("what is redirected to a suspended interface does not reach the driver: {how}",
       how=("XDP", "mirred"))
 def redirected(how):
+    if how == "XDP":
+        xdp_lib.need_programs()
     with network() as (one, other):
         pair(one)
         holders = []

@@ -84,6 +84,16 @@ def load(program):
     )  # fmt: skip
 
 
+def need_programs():
+    """Skips a case on a kernel that has no programs; a child can't."""
+    os.close(load(PASS))
+
+
+def need_sockets():
+    """The same for sockets."""
+    _socket().close()
+
+
 def attach_link(program, interface, flags=NATIVE):
     """Attaches a program by a bpf_link; returns the descriptor of that."""
     index = socket.if_nametoindex(interface)
@@ -113,14 +123,18 @@ def detach(interface, flags=NATIVE):
     attach(-1, interface, flags)
 
 
+def _socket():
+    try:
+        return socket.socket(AF_XDP, socket.SOCK_RAW)
+    except OSError:
+        raise Skip("the kernel has no AF_XDP") from None
+
+
 class XdpSocket:
     """An AF_XDP socket with memory of its own, bound to a queue of an interface."""
 
     def __init__(self, interface, flags, queue=0):
-        try:
-            self._socket = socket.socket(AF_XDP, socket.SOCK_RAW)
-        except OSError:
-            raise Skip("the kernel has no AF_XDP") from None
+        self._socket = _socket()
         self._memory = mmap.mmap(-1, FRAMES * FRAME_SIZE)
         self._address = (ctypes.c_char * len(self._memory)).from_buffer(self._memory)
         region = struct.pack(
