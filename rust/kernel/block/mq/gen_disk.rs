@@ -379,14 +379,16 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
         raw.fops = &Disk::<T>::FOPS;
 
         let class = lock_class!(c"block::Inner::presence");
+        // The initializer owns what it is made of. If it fails the disk is put after that, and
+        // needs its tag set yet: `tag_set`, which is there until the end.
+        let own_tag_set = tag_set.clone();
         // INVARIANT: The disk has just been made.
         let init = pin_init!(Inner {
             disk,
             presence <- Mutex::new(Presence::New, class.0, class.1),
             quiesced: Atomic::new(false),
             frozen: Atomic::new(false),
-            // If this fails, the disk is put before the tag set.
-            _tag_set: tag_set.clone(),
+            _tag_set: own_tag_set,
         });
         let inner = Arc::pin_init(init, GFP_KERNEL).inspect_err(|_| {
             // SAFETY: The reference and the box are nobody else's: see `PinnedDrop` of `Inner`.
@@ -421,12 +423,14 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
     ///
     /// [`EEXIST`] if there is one of this name, [`ENOMEM`], [`EBUSY`] if it has been added before.
     pub fn add(&self) -> Result {
+        let parent = self.parent.as_ref();
+        // Before the lock is taken, which is taken when this fails, too: what could not be
+        // registered is dropped then.
+        devres::register(parent, DeleteOnUnbind(self.inner.clone()), GFP_KERNEL)?;
         let mut presence = self.inner.presence.lock();
         if *presence != Presence::New {
             return Err(EBUSY);
         }
-        let parent = self.parent.as_ref();
-        devres::register(parent, DeleteOnUnbind(self.inner.clone()), GFP_KERNEL)?;
 
         // CAST: The function only reads the array.
         let groups = self.private().attributes.as_ptr().cast_mut();
