@@ -589,10 +589,21 @@ impl fmt::Display for DiskName {
     }
 }
 
+/// What has become of the requests that a device had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// They have been finished.
+    Finished,
+    /// The device is broken, and will not finish them.
+    Broken,
+}
+
 /// The data of a device.
 #[pin_data]
 struct BlkData<'bound> {
     queues: KVec<Arc<VirtQueue<Request>>>,
+    /// How many of them there are before those that are polled.
+    notified: usize,
     shared: Arc<Shared>,
     disk: GenDisk<'bound, BlkOps>,
 }
@@ -642,26 +653,37 @@ impl BlkData<'_> {
     }
 
     /// Has no request made any more, and waits for those that there are, as long as that is worth
-    /// it.
+    /// it. After an error they go on.
     ///
     /// So nobody has to wait for the resume because of a request: who makes a processor go offline,
     /// or changes the scheduler.
-    fn drain(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
+    fn drain(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<Drained, Failure> {
         self.disk.start_freeze();
+        self.wait_drained(dev, patience)
+            .inspect_err(|_| self.disk.unfreeze())
+    }
+
+    fn wait_drained(
+        &self,
+        dev: &Device<Bound>,
+        patience: &Patience<'_>,
+    ) -> Result<Drained, Failure> {
         for step in 0.. {
+            // Of the end of these nobody is notified: whoever has made them polls, or not.
+            for index in self.notified..self.queues.len() {
+                self.complete(index);
+            }
             if !self.disk.has_requests() {
                 self.disk.quiesce();
                 if !self.disk.has_requests() {
-                    return Ok(());
+                    return Ok(Drained::Finished);
                 }
                 // One has come late: it was about to get a tag.
                 self.disk.unquiesce();
             }
-            // They are not finished then. What has become of the device is found out by who asks it
-            // to suspend.
             if step >= FIRST_LOOK && !dev.is_whole() {
                 self.disk.quiesce();
-                return Ok(());
+                return Ok(Drained::Broken);
             }
             let micros = DRAIN_STEP_US << step.min(FIRST_LOOK);
             patience
@@ -670,7 +692,7 @@ impl BlkData<'_> {
                     failure.because(ETIMEDOUT, "requests were not finished in time")
                 })?;
         }
-        Ok(())
+        Ok(Drained::Broken)
     }
 
     /// Lets requests through, those that were queued again included.
@@ -779,6 +801,8 @@ impl Driver for BlkDriver {
             };
             Ok(try_pin_init!(BlkData {
                 queues,
+                // CAST: From 32 bits to at least as many.
+                notified: counts.default as usize,
                 shared,
                 disk: GenDisk::new(parent, tag_set, limits, options, data)?,
             }))
@@ -797,6 +821,25 @@ impl Driver for BlkDriver {
         }
         this.go_on(false);
         Ok(())
+    }
+
+    /// A request that waits until the system is awake would have its tag until then, and who makes
+    /// the processors go offline, which comes next, waits for the tags.
+    fn prepare_sleep(
+        dev: &Device<Bound>,
+        this: Pin<&BlkData<'_>>,
+        patience: &Patience<'_>,
+    ) -> Result<(), Failure> {
+        match this.drain(dev, patience)? {
+            Drained::Finished => Ok(()),
+            Drained::Broken => {
+                this.go_on(false);
+                Err(Failure::new(
+                    EIO,
+                    "the device is broken, and does not finish its requests",
+                ))
+            }
+        }
     }
 
     fn stop(_dev: &Device<Core<'_>>, this: Pin<&BlkData<'_>>) {
@@ -837,8 +880,8 @@ impl Quiesce for BlkDriver {
         this: Pin<&BlkData<'_>>,
         patience: &Patience<'_>,
     ) -> Result<(), Failure> {
-        this.drain(dev, patience)
-            .inspect_err(|_| this.disk.unfreeze())
+        // What has become of a device that is broken is found out by who asks it to suspend.
+        this.drain(dev, patience).map(|_| ())
     }
 
     fn ungate(_dev: &Device<Bound>, this: Pin<&BlkData<'_>>) {

@@ -196,6 +196,24 @@ pub trait Driver: Sized {
         let _ = (dev, this);
     }
 
+    /// The system is about to sleep, for which the device is stopped next: have it finish what
+    /// others could have to wait for until the system is awake. May sleep, for as long as
+    /// `patience` lasts.
+    ///
+    /// Not called for a device that is suspended, or has failed.
+    ///
+    /// # Errors
+    ///
+    /// An error keeps the system awake; everything must be as it was before.
+    fn prepare_sleep(
+        dev: &Device<Bound>,
+        this: Pin<&Self::Data<'_>>,
+        patience: &suspend::Patience<'_>,
+    ) -> Result<(), suspend::Failure> {
+        let _ = (dev, this, patience);
+        Ok(())
+    }
+
     /// Driver unbind. May sleep.
     ///
     /// Called first when a device is unbound; optional, see [`kernel::auxiliary::Driver::unbind`].

@@ -77,16 +77,33 @@ impl<T: Driver + 'static> Adapter<T> {
         }
     }
 
+    /// Has the driver finish what the device has, before the system sleeps. The device lock is
+    /// held, and the controller frozen.
+    fn prepare_sleep(dev: &Device<CoreInternal<'_>>) -> Result {
+        let common = dev.common();
+        // SAFETY: The device is bound, so that its data is there while its lock is held.
+        unsafe { Self::with_data(dev, |data| T::prepare_sleep(dev, data, &common.patience())) }
+            .map_err(|failure| {
+                dev_err!(dev, "the system can't sleep: {}\n", failure.reason);
+                failure.error
+            })
+    }
+
     /// Stops the device until `thaw`. The device lock is held.
     fn freeze(dev: &Device<CoreInternal<'_>>) -> Result {
+        dev.common().controller.freeze()?;
+        Self::halt(dev);
+        Ok(())
+    }
+
+    /// As above, when the controller has been frozen.
+    fn halt(dev: &Device<CoreInternal<'_>>) {
         let common = dev.common();
-        common.controller.freeze()?;
         common.cancel();
         Self::stop(dev);
         // As in `tear_down`.
         common.cancel();
         common.frozen.store(true, Relaxed);
-        Ok(())
     }
 
     /// Puts a device into operation again that has been initialised up to FEATURES_OK, or tells
@@ -113,10 +130,19 @@ impl<T: Driver + 'static> Adapter<T> {
 
         // Of the parent, the transport holds the lock, but not of this device.
         let lock = dev.lock();
-        if Self::own(dev, &lock).is_none() {
+        let Some(common) = Self::own(dev, &lock) else {
             return 0;
-        }
-        from_result(|| Self::freeze(dev).map(|()| 0))
+        };
+        from_result(|| {
+            let running = common.controller.is_running();
+            common.controller.freeze()?;
+            if running {
+                // It runs on, if it must not be stopped.
+                Self::prepare_sleep(dev).inspect_err(|_| common.controller.thaw(dev, Ok(())))?;
+            }
+            Self::halt(dev);
+            Ok(0)
+        })
     }
 
     pub(super) extern "C" fn restore_callback(vdev: *mut bindings::virtio_device) -> c_int {

@@ -229,7 +229,7 @@ impl<T: Driver + 'static> Adapter<T> {
     ///
     /// As for `private`, and either the data must be known to be initialised, or the caller is a
     /// callback that `tear_down` waits for after it has cleared `live`.
-    unsafe fn with_data<R>(
+    pub(super) unsafe fn with_data<R>(
         dev: &Device<Bound>,
         f: impl for<'a> FnOnce(Pin<&'a T::Data<'a>>) -> R,
     ) -> R {

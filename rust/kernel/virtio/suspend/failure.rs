@@ -9,8 +9,8 @@ use super::protocol::Reason;
 /// An error, and the reason in words.
 #[derive(Clone, Copy)]
 pub struct Failure {
-    pub(super) error: Error,
-    pub(super) reason: &'static str,
+    pub(crate) error: Error,
+    pub(crate) reason: &'static str,
 }
 
 impl Failure {

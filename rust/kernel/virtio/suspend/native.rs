@@ -103,6 +103,11 @@ impl Operations for Common {
 }
 
 impl Common {
+    /// Returns how long whoever does something with the device waits for it.
+    pub(crate) fn patience(&self) -> Patience<'_> {
+        self.controller.patience(self.controller.stats().timeout_ms)
+    }
+
     /// Lets configuration changes through again, if they have been held back.
     pub(crate) fn release_config_changes(&self, dev: &Device<Bound>) {
         if self.config_held.xchg(false, Full) {

@@ -28,10 +28,12 @@ from blk_lib import (
     Load,
     blocked,
     disk,
+    driver_with,
     pattern,
     statistics,
     works,
 )
+from uring_lib import PolledReads
 
 SECONDS = int(os.environ.get("BLK_SECONDS", "8"))
 
@@ -164,6 +166,23 @@ def broken():
     target.mailbox.set(hold=False)
     expect(reader.errno(5 * PROMPT), "success", "the reader")
     works(target)
+
+
+@case("polled requests that nobody reaps are finished by the suspend")
+def polled():
+    target = disk()
+    with driver_with(target, poll_queues=1):
+        target.dev.write("timeout_ms", str(1000 * SLOWNESS))
+        with target.open(os.O_RDONLY) as fd:
+            reads = PolledReads(fd)
+            expect(reads.submit(4), 4, "reads submitted")
+            target.dev.request("suspend")
+            expect(target.dev.state, "suspended", "state")
+            target.dev.request("resume")
+            expect(reads.reap(4), [4096] * 4, "the reads")
+        # And the other way round: those that are reaped as usual.
+        cycle(target)
+        works(target)
 
 
 @case("a processor goes offline while a reader waits for the resume")
