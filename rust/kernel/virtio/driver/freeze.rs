@@ -14,7 +14,11 @@ use kernel::{
     error::from_result,
     prelude::*,
     sync::atomic::Relaxed,
-    time::msecs_to_jiffies, //
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta, //
+    },
 };
 
 use super::{
@@ -35,6 +39,13 @@ use crate::{
 
 /// How often it is looked what became of a device whose function is reset, in milliseconds.
 const RESET_STEP_MS: u32 = 1000;
+
+/// How often, with [`REQUEST_STEP`] between, it is looked whether a request has ended whose device
+/// has been reset. It does when it looks at the status again, some milliseconds later.
+const REQUEST_TRIES: usize = 1000;
+
+/// See [`REQUEST_TRIES`].
+const REQUEST_STEP: Delta = Delta::from_millis(1);
 
 impl Common {
     /// Has the device looked at after a while, if it has not been put into operation by then.
@@ -91,15 +102,21 @@ impl<T: Driver + 'static> Adapter<T> {
 
     /// Stops the device until `thaw`. The device lock is held.
     fn freeze(dev: &Device<CoreInternal<'_>>) -> Result {
-        dev.common().controller.freeze()?;
+        let common = dev.common();
+        common.controller.freeze()?;
         Self::halt(dev);
         Ok(())
     }
 
     /// As above, when the controller has been frozen.
     fn halt(dev: &Device<CoreInternal<'_>>) {
+        dev.common().cancel();
+        Self::halt_during_request(dev);
+    }
+
+    /// As above, when a request may be under way. It finds the device reset.
+    fn halt_during_request(dev: &Device<CoreInternal<'_>>) {
         let common = dev.common();
-        common.cancel();
         Self::stop(dev);
         // As in `tear_down`.
         common.cancel();
@@ -120,6 +137,7 @@ impl<T: Driver + 'static> Adapter<T> {
             Self::give_up(dev);
         }
         common.frozen.store(false, Relaxed);
+        common.being_reset.store(false, Relaxed);
         common.controller.thaw(dev, result);
         result
     }
@@ -173,11 +191,20 @@ impl<T: Driver + 'static> Adapter<T> {
         if let Some(common) = Self::own(dev, &lock) {
             // While there is a device to which memory can be written back.
             resets::begin(vdev);
-            match Self::freeze(dev) {
-                Ok(()) => common.look_after_reset(dev),
-                // A request is under way, and finds out.
-                Err(_) => dev_dbg!(dev, "reset while a request is under way\n"),
+            common.being_reset.store(true, Relaxed);
+            if Self::freeze(dev).is_err() {
+                // A request is under way. It leaves the device to `reset_done`.
+                Self::halt_during_request(dev);
+                for _ in 0..REQUEST_TRIES {
+                    if common.controller.freeze().is_ok() {
+                        break;
+                    }
+                    fsleep(REQUEST_STEP);
+                }
+                // It may have held them back since.
+                common.release_config_changes(dev);
             }
+            common.look_after_reset(dev);
         }
         0
     }

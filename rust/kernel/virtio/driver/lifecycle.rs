@@ -118,6 +118,9 @@ pub(crate) struct Common {
     probe: Mutex<Probe>,
     /// Whether the device has been stopped because the system sleeps, or its function is reset.
     pub(super) frozen: Atomic<bool>,
+    /// Whether the function is being reset: from before that until the device has been put into
+    /// operation again, or given up. Changed with the device lock held.
+    pub(crate) being_reset: Atomic<bool>,
     /// Whether the driver has been told that the device is out of operation for good.
     pub(super) given_up: Atomic<bool>,
 }
@@ -361,6 +364,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     populated: Atomic::new(false),
                     probe <- Mutex::new(Probe::Early, probe.0, probe.1),
                     frozen: Atomic::new(false),
+                    being_reset: Atomic::new(false),
                     given_up: Atomic::new(false),
                 }),
                 data: MaybeUninit::<T::Data<'_>>::uninit().into(),

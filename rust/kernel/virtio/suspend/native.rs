@@ -5,7 +5,10 @@
 use kernel::{
     device::Bound,
     prelude::*,
-    sync::atomic::Full, //
+    sync::atomic::{
+        Full,
+        Relaxed, //
+    },
 };
 
 use super::{
@@ -75,6 +78,10 @@ impl Operations for Common {
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
     /// on.
     fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<bool> {
+        // Somebody else is at it, or has been until the device lock could be had.
+        if self.is_being_reset() || self.controller.is_running() {
+            return Ok(false);
+        }
         if lost {
             dev.break_queues();
         }
@@ -99,6 +106,10 @@ impl Operations for Common {
 
     fn fail_probe(&self, dev: &Device<Bound>) {
         Common::fail_probe(self, dev);
+    }
+
+    fn is_being_reset(&self) -> bool {
+        self.being_reset.load(Relaxed)
     }
 }
 

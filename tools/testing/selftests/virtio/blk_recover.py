@@ -12,13 +12,17 @@ from suspend_lib import (
     Child,
     Skip,
     case,
+    devices,
     expect,
     expect_errno,
+    request_in_child,
     require,
     run,
     wait_for,
     within,
 )
+
+from patience_lib import GOALS, refuse_to
 
 from blk_lib import (
     Load,
@@ -235,6 +239,36 @@ def function_reset():
         (target.dev.pci / "reset").write_text("1")
     load.finish(PROMPT + SECONDS)
     works(target)
+
+
+def one(kind):
+    for dev in devices():
+        if dev.driver == f"virtio_{kind}" and dev.mailbox:
+            return dev
+    raise Skip(f"no test device for virtio_{kind}")
+
+
+@case("virtio_{kind}: the PCI function is reset while a {goal} is under way: the device runs",
+      kind=("blk", "rng"), goal=GOALS)
+def reset_meanwhile(kind, goal):
+    dev = one(kind)
+    recoveries = dev.number("recoveries")
+    refuse_to(dev, goal)
+    dev.mailbox.clear()
+    asking = request_in_child(dev, goal)
+    # Not right before: the bus does not tell in between a look at the status and the write after it.
+    wait_for(lambda: dev.mailbox.counters()["status_writes"], "the device is asked")
+    (dev.pci / "reset").write_text("1")
+    told = asking.errno(5 * PROMPT)
+    require(told in ("EIO", "ENODEV"), f"the {goal} is told {told}")
+    dev.mailbox.set(faults=[])
+    wait_for(lambda: dev.state == "running", "it runs", 5 * PROMPT)
+    expect(dev.number("recoveries"), recoveries, "recoveries: that was none")
+    if kind == "blk":
+        works(disk())
+    for again in GOALS:
+        dev.request(again)
+    expect(dev.state, "running", "state")
 
 
 if __name__ == "__main__":
