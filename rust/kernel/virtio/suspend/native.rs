@@ -29,7 +29,11 @@ impl Operations for Common {
     }
 
     fn gate(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
+        self.check_queues(dev)?;
         (self.ops.gate)(dev, patience)?;
+        // Maybe it is what the driver has waited for that has broken it.
+        self.check_queues(dev)
+            .inspect_err(|_| (self.ops.ungate)(dev))?;
         self.for_each_queue(|_, queue| queue.set_open(false));
         dev.hold_config_changes();
         self.config_held.xchg(true, Full);
@@ -117,6 +121,16 @@ impl Common {
     /// Returns how long whoever does something with the device waits for it.
     pub(crate) fn patience(&self) -> Patience<'_> {
         self.controller.patience(self.controller.stats().timeout_ms)
+    }
+
+    /// Refuses a device that has put something into a virtqueue that can't be, whatever its status
+    /// says, and has it looked at.
+    fn check_queues(&self, dev: &Device<Bound>) -> Result<(), Failure> {
+        if self.has_broken_queue() {
+            self.controller.look_soon(dev);
+            return Err(Failure::new(EIO, "a virtqueue is broken"));
+        }
+        Ok(())
     }
 
     /// Lets configuration changes through again, if they have been held back.

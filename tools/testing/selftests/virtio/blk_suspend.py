@@ -168,6 +168,23 @@ def broken():
     works(target)
 
 
+@case("a device that breaks its ring while it is to finish its requests: EIO, and it is looked at")
+def broken_ring():
+    target = disk()
+    target.dev.rebind()
+    reader = target.read_held()
+    suspending = request_in_child(target.dev, "suspend")
+    target.mailbox.set(faults=["used-bad-id"], hold=False)
+    expect(suspending.errno(5 * PROMPT), "EIO", "the suspend")
+    # It lies again when it is recovered, unless it is told in time not to.
+    wait_for(lambda: target.dev.number("recoveries") or target.dev.state == "failed",
+             "somebody looks", 5 * PROMPT)
+    target.mailbox.set(faults=[])
+    require(reader.errno(5 * PROMPT) in ("success", "EIO"), "how the reader ends")
+    target.dev.rebind()
+    works(target)
+
+
 @case("polled requests that nobody reaps are finished by the suspend")
 def polled():
     target = disk()
