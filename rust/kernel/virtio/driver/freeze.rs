@@ -34,6 +34,7 @@ use super::{
 use crate::{
     bindings,
     device::DeviceLock,
+    sync::NoIo,
     Device, //
 };
 
@@ -75,6 +76,8 @@ impl<T: Driver + 'static> Adapter<T> {
     /// Gives a device up whose function has been reset, if the virtio core could not initialise it
     /// after that: `reset_done` is not called then. The virtio core sets FAILED.
     pub(super) fn reset_work(dev: &Device<Bound>) {
+        // As in `freeze_callback`.
+        let _no_io = NoIo::enter();
         let common = dev.common();
         match dev.try_lock() {
             Some(_) if !common.frozen.load(Relaxed) => {}
@@ -146,6 +149,8 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The virtio core calls this with a valid device.
         let dev = unsafe { Self::core(vdev) };
 
+        // What is stopped may be what memory is written back to, here and below.
+        let _no_io = NoIo::enter();
         // Of the parent, the transport holds the lock, but not of this device.
         let lock = dev.lock();
         let Some(common) = Self::own(dev, &lock) else {
@@ -167,6 +172,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The virtio core calls this with a valid device.
         let dev = unsafe { Self::core(vdev) };
 
+        let _no_io = NoIo::enter();
         let lock = dev.lock();
         from_result(|| {
             if Self::own(dev, &lock).is_none_or(|common| !common.frozen.load(Relaxed)) {
@@ -186,6 +192,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The virtio core calls this with a valid device.
         let dev = unsafe { Self::core(vdev) };
 
+        let _no_io = NoIo::enter();
         let lock = dev.lock();
         // One that is not bound any more is nobody's, and `reset_done` may not be called for it.
         if let Some(common) = Self::own(dev, &lock) {
@@ -217,6 +224,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The virtio core calls this with a valid device.
         let dev = unsafe { Self::core(vdev) };
 
+        let _no_io = NoIo::enter();
         resets::end(vdev);
         let lock = dev.lock();
         from_result(|| {
