@@ -15,6 +15,8 @@
 
 #[path = "mq/attribute.rs"]
 mod attribute;
+#[path = "mq/freeze.rs"]
+mod freeze;
 #[path = "mq/gen_disk.rs"]
 mod gen_disk;
 #[path = "mq/limits.rs"]

@@ -46,6 +46,7 @@ pub(crate) use self::controller::{
 pub(crate) use self::debugfs::DebugfsRoot;
 pub use self::failure::Failure;
 pub(crate) use self::later::{
+    queue as queue_work,
     Later,
     Workqueue, //
 };

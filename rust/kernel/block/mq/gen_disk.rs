@@ -39,6 +39,7 @@ use kernel::{
 
 use super::{
     attribute::AttributeGroups,
+    freeze::Freeze,
     Limits,
     Operations,
     Request,
@@ -256,7 +257,8 @@ struct Inner<T: Operations> {
     /// Whether dispatch is held back.
     quiesced: Atomic<bool>,
     /// Whether whoever makes a request waits.
-    frozen: Atomic<bool>,
+    #[pin]
+    freeze: Freeze,
     _tag_set: Arc<TagSet<T>>,
 }
 
@@ -294,14 +296,6 @@ impl<T: Operations> Inner<T> {
             unsafe { bindings::blk_mq_unquiesce_queue(self.queue()) };
         }
     }
-
-    fn unfreeze(&self) {
-        if self.frozen.xchg(false, Full) {
-            // SAFETY: By the type invariants the queue is valid. The pairing call is in
-            // `GenDisk::start_freeze`.
-            unsafe { bindings::blk_mq_unfreeze_queue_non_owner(self.queue()) };
-        }
-    }
 }
 
 #[pinned_drop]
@@ -311,6 +305,7 @@ impl<T: Operations> PinnedDrop for Inner<T> {
         // SAFETY: By the type invariants the disk is valid.
         let private = unsafe { (*self.disk).private_data }.cast::<Private<T>>();
 
+        self.freeze.close();
         // SAFETY: By the type invariants the reference is this one's.
         unsafe { bindings::put_disk(self.disk) };
         if !added {
@@ -329,7 +324,7 @@ impl<T: Operations> Drop for DeleteOnUnbind<T> {
     fn drop(&mut self) {
         // What waits would be waited for.
         self.0.unquiesce();
-        self.0.unfreeze();
+        self.0.freeze.end();
         self.0.delete(true);
     }
 }
@@ -377,6 +372,7 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
         let raw = unsafe { &mut *disk };
         raw.private_data = KBox::into_raw(private).cast();
         raw.fops = &Disk::<T>::FOPS;
+        let queue = raw.queue;
 
         let class = lock_class!(c"block::Inner::presence");
         // The initializer owns what it is made of. If it fails the disk is put after that, and
@@ -387,7 +383,9 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
             disk,
             presence <- Mutex::new(Presence::New, class.0, class.1),
             quiesced: Atomic::new(false),
-            frozen: Atomic::new(false),
+            // SAFETY: The queue is there as long as the disk, which is put by `PinnedDrop`, after
+            // `close`.
+            freeze <- unsafe { Freeze::new(queue) },
             _tag_set: own_tag_set,
         });
         let inner = Arc::pin_init(init, GFP_KERNEL).inspect_err(|_| {
@@ -475,20 +473,16 @@ impl<'bound, T: Operations> GenDisk<'bound, T> {
     /// Has whoever makes a request wait from now on, before there is a request that somebody else
     /// could have to wait for. Those that there are go on: see [`GenDisk::has_requests`]. May
     /// sleep.
+    ///
+    /// This waits until [`GenDisk::unfreeze`] has taken effect, if that was called right before.
     pub fn start_freeze(&self) {
-        if !self.inner.frozen.xchg(true, Full) {
-            // It may be another task that lets requests be made again.
-            //
-            // SAFETY: By the type invariants of `Inner` the queue is valid. The pairing call is in
-            // `Inner::unfreeze`.
-            unsafe { bindings::blk_freeze_queue_start_non_owner(self.inner.queue()) };
-        }
+        self.inner.freeze.start();
     }
 
-    /// Lets requests be made again. May sleep, for a grace period if the queue was frozen less than
-    /// that ago.
+    /// Lets requests be made again, after a grace period if the queue was frozen less than that
+    /// ago. That is not waited for. May sleep.
     pub fn unfreeze(&self) {
-        self.inner.unfreeze();
+        self.inner.freeze.end_soon();
     }
 
     /// Returns whether there is a request, be it with the driver or on its way to it. May sleep.

@@ -44,7 +44,7 @@ fn workqueue() -> *mut bindings::workqueue_struct {
 ///
 /// The work must have been initialised, stay until it has been done or cancelled, and be no longer
 /// asked for when the module is about to go.
-pub(super) unsafe fn queue(work: *mut bindings::delayed_work, delay: Jiffies) {
+pub(crate) unsafe fn queue(work: *mut bindings::delayed_work, delay: Jiffies) {
     // SAFETY: By the safety requirements; the workqueue is there as long as the module.
     unsafe { bindings::queue_delayed_work(workqueue(), work, delay) };
 }

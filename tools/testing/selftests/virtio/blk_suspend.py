@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """A disk is suspended and resumed under load, and no request is lost."""
 
+import ctypes
 import os
 import random
+import statistics as numbers
 import time
 from pathlib import Path
 
@@ -283,6 +285,46 @@ def flush():
     expect(flusher.errno(), "success", "the flush")
     expect(target.requests("flush"), 1, "flushes")
     expect(target.report()["unflushed"], 0, "writes that were not flushed")
+
+
+SYS_MEMBARRIER, MEMBARRIER_GLOBAL = 324, 1
+
+
+def grace_period():
+    """How long a grace period of RCU takes now, in nanoseconds."""
+    began = time.monotonic_ns()
+    if ctypes.CDLL(None).syscall(SYS_MEMBARRIER, MEMBARRIER_GLOBAL, 0, 0):
+        raise Skip("membarrier() waits for no grace period here")
+    return time.monotonic_ns() - began
+
+
+@case("a resume right after the suspend does not wait until a grace period is over")
+def at_once():
+    target = disk()
+    resumes, periods = [], []
+    for _ in range(15):
+        cycle(target)
+        resumes.append(target.dev.number("last_resume_ns"))
+        # What that does after it is over then, too.
+        periods.append(grace_period())
+        works(target)
+    took, period = numbers.median(resumes), numbers.median(periods)
+    print(f"# {took / 1e6:.1f} ms, and a grace period {period / 1e6:.1f} ms")
+    require(took < period / 2, "a resume takes as long as a grace period")
+
+
+@case("whoever waits goes on although the disk is suspended again and again without a pause")
+def no_pause():
+    target = disk()
+    target.dev.request("suspend")
+    reader = Child(target.read, 0, 4096)
+    blocked(reader)
+    target.dev.request("resume")
+    for _ in range(100):
+        if reader.poll() is not None:
+            break
+        cycle(target)
+    expect(reader.poll(), 0, "the status of the reader, after 100 cycles")
 
 
 @case("no timeout can expire for a request that waits")
