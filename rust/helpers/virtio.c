@@ -152,16 +152,24 @@ bool rust_virtio_helper_mod_delayed_work(struct workqueue_struct *wq, struct del
 	return mod_delayed_work(wq, work, delay);
 }
 
+/* Looks for polled requests that have ended, on behalf of those who made them. */
 void rust_virtio_helper_blk_mq_poll_queues(struct request_queue *q)
 {
 	struct blk_mq_hw_ctx *hctx;
 	unsigned long i;
 
-	if (!q->mq_ops->poll)
+	/*
+	 * As blk_rq_poll(): a queue without requests may have been frozen by
+	 * somebody who takes down what is polled here.  With the reference it
+	 * can't get there, and one that was quiesced before may be there.
+	 */
+	if (!q->mq_ops->poll || !percpu_ref_tryget(&q->q_usage_counter))
 		return;
-	queue_for_each_hw_ctx(q, hctx, i)
-		if (hctx->type == HCTX_TYPE_POLL)
-			q->mq_ops->poll(hctx, NULL);
+	if (!blk_queue_quiesced(q))
+		queue_for_each_hw_ctx(q, hctx, i)
+			if (hctx->type == HCTX_TYPE_POLL)
+				q->mq_ops->poll(hctx, NULL);
+	percpu_ref_put(&q->q_usage_counter);
 }
 
 unsigned int rust_virtio_helper_memalloc_noio_save(void)

@@ -89,8 +89,8 @@ impl Disk {
         loop {
             // Of the end of some requests nobody is notified: whoever has made them polls, or not.
             //
-            // SAFETY: By the type invariants the queue is valid. Its driver is bound, and so has
-            // what it needs to look for requests that have ended, as anybody may ask it to.
+            // SAFETY: By the type invariants the queue is valid. The function polls it only as long
+            // as its driver can't take down what it needs for that.
             unsafe { bindings::blk_mq_poll_queues(self.queue()) };
             // SAFETY: By the type invariants the queue is valid; the context may sleep.
             if unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) } > 0 {
