@@ -66,6 +66,14 @@ bool rust_virtio_helper_virtio_is_disconnected(const struct virtio_device *vdev)
 	       READ_ONCE(to_pci_dev(parent)->error_state) == pci_channel_io_perm_failure;
 }
 
+/* For who is called back by virtio_config_changed(), which holds the lock. May sleep. */
+void rust_virtio_helper_virtio_set_priv(struct virtio_device *vdev, void *priv)
+{
+	spin_lock_irq(&vdev->config_lock);
+	vdev->priv = priv;
+	spin_unlock_irq(&vdev->config_lock);
+}
+
 /* As virtio_config_core_disable() and virtio_config_core_enable(), which are static. */
 
 void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev)

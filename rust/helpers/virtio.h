@@ -33,6 +33,7 @@ void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
 bool rust_virtio_helper_virtio_is_disconnected(const struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev);
+void rust_virtio_helper_virtio_set_priv(struct virtio_device *vdev, void *priv);
 void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
 u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);

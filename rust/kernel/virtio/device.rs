@@ -5,7 +5,10 @@
 use core::{
     marker::PhantomData,
     mem::offset_of,
-    ptr::NonNull, //
+    ptr::{
+        null_mut,
+        NonNull, //
+    },
 };
 
 use kernel::{
@@ -340,6 +343,53 @@ impl Device<device::Bound> {
     pub(crate) fn release_config_changes(&self) {
         // SAFETY: As in `hold_config_changes`.
         unsafe { bindings::virtio_config_driver_enable(self.as_raw()) };
+    }
+
+    /// Sets who hears of configuration changes. If it is nobody, whoever heard of one hears no more
+    /// when this returns. May sleep.
+    pub(crate) fn set_config_listener(&self, listener: Option<&Common>) {
+        let listener = listener.map_or(null_mut(), |common| core::ptr::from_ref(common).cast_mut());
+        // SAFETY: By the type invariant the pointer is valid, and the field is the driver's. The
+        // virtio core calls back with the lock held that is taken here.
+        unsafe { bindings::virtio_set_priv(self.as_raw(), listener.cast()) };
+    }
+
+    /// Returns who is to hear of a configuration change, if there is somebody.
+    ///
+    /// # Safety
+    ///
+    /// To be called by the virtio core's callback, and not to be used any more when that returns.
+    pub(crate) unsafe fn config_listener(&self) -> Option<&Common> {
+        // SAFETY: By the type invariant the pointer is valid. The field is changed with the lock
+        // held that the virtio core holds when it calls back. Who has set it takes it away before
+        // the listener is freed.
+        unsafe { (*self.as_raw()).priv_.cast::<Common>().as_ref() }
+    }
+
+    /// Begins the group of all resources that the driver registers with the device. May sleep.
+    ///
+    /// The driver core releases them when the driver's private data is gone, which those who use
+    /// them may need: a `Device<Bound>` does.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn open_resources(&self) -> Result {
+        let id = core::ptr::from_ref(self.common()).cast_mut().cast();
+        // SAFETY: By the type invariant the pointer is valid. `id` is only compared.
+        let group =
+            unsafe { bindings::devres_open_group(self.as_raw_device(), id, bindings::GFP_KERNEL) };
+        if group.is_null() {
+            return Err(ENOMEM);
+        }
+        Ok(())
+    }
+
+    /// Releases what has been registered since [`Device::open_resources`]. May sleep.
+    pub(crate) fn release_resources(&self) {
+        let id = core::ptr::from_ref(self.common()).cast_mut().cast();
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::devres_release_group(self.as_raw_device(), id) };
     }
 
     /// What the bus abstraction keeps for this device.

@@ -371,6 +371,8 @@ impl<T: Driver + 'static> Adapter<T> {
             }))?;
             // SAFETY: The drvdata has been set right above.
             let private = unsafe { Self::private(dev) };
+            dev.open_resources()?;
+            dev.set_config_listener(Some(&private.common));
 
             // The virtio core neither resets a device nor deletes its queues when a probe fails.
             let tear_down = ScopeGuard::new(|| Self::tear_down(dev));
@@ -497,6 +499,11 @@ impl<T: Driver + 'static> Adapter<T> {
             // callback.
             unsafe { (*private.data.get()).assume_init_drop() };
         }
+        // 6. Release what the driver has registered with the device and not given up with its data,
+        //    or has forgotten.
+        dev.release_resources();
+        // 7. From here on no callback of the virtio core finds what is about to be freed.
+        dev.set_config_listener(None);
     }
 
     pub(super) extern "C" fn remove_callback(vdev: *mut bindings::virtio_device) {
@@ -555,23 +562,21 @@ impl<T: Driver + 'static> Adapter<T> {
     }
 
     pub(super) extern "C" fn config_changed_callback(vdev: *mut bindings::virtio_device) {
-        // SAFETY: The virtio core calls this with a valid device, not before its probe succeeded
-        // and not after its remove began.
-        // INVARIANT: The reference stays within the callback.
+        // SAFETY: The virtio core calls this with a valid device.
+        // INVARIANT: The reference stays within the callback, and is not used but for a listener,
+        // which only a bound device has.
         let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
 
-        // Nearly so: after a reset of the function the virtio core lets callbacks through again
-        // without the device lock, to a device that may be about to be probed.
+        // Not before the probe has succeeded and not after `remove` began: nearly so. After a reset
+        // of the function the virtio core lets callbacks through again without the device lock, to
+        // a device that may be about to be probed, or unbound.
         //
-        // SAFETY: The pointer is valid.
-        if unsafe { bindings::dev_get_drvdata(dev.as_raw_device()) }.is_null() {
+        // SAFETY: `tear_down` takes the listener away, and waits for this, before it is freed.
+        let Some(common) = (unsafe { dev.config_listener() }) else {
             return;
-        }
-        // SAFETY: As above, and the driver data is there.
-        let common = unsafe { common_of(dev) };
+        };
         if common.live.load(Acquire) {
-            // `remove` begins only when the virtio core has, under its lock, disabled these
-            // callbacks: nothing is scheduled after `cancel`.
+            // What is scheduled after the work has been closed is not done.
             common.config_work.schedule_now(dev);
             // It may be that the device needs a reset.
             common.controller.look_soon(dev);
