@@ -4,6 +4,8 @@
 driver end it, whatever it waits for. That is ext_blk.py for the kernel's own driver.
 """
 
+import blk_lib
+from ext_lib import drivers, extend
 from patience_lib import (
     GOALS,
     can_be_killed,
@@ -58,6 +60,43 @@ def unbound(kind, goal):
     dev.bind()
     dev.request("suspend")
     dev.request("resume")
+
+
+ENDS = {"ends in time": ends_in_time, "can be killed": can_be_killed}
+
+
+@case("disk: a suspend that waits for requests {how}", how=ENDS)
+def unfinished(how):
+    target = blk_lib.disk()
+    reader = target.read_held()
+    ENDS[how](target.dev, "suspend")
+    target.mailbox.set(hold=False)
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
+    relent(target.dev)
+
+
+@case("disk: a suspend that waits for requests ends when the driver is unbound")
+def unfinished_unbound():
+    target = blk_lib.disk()
+    reader = target.read_held()
+    unbinding = ends_with_the_driver(target.dev, "suspend")
+    # The driver lets go of its disk when the requests have been finished, as on any other day.
+    target.mailbox.set(hold=False)
+    expect(unbinding.errno(5 * PROMPT), "success", "unbinding")
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
+    target.dev.bind()
+    blk_lib.works(target)
+
+
+@case("the kernel's virtio_net: a {goal} that the device does not follow {how}", goal=GOALS, how=ENDS)
+def network(goal, how):
+    with drivers("virtio_net") as driver:
+        dev = extend(driver)[0]
+        dev.works()
+        refuse_to(dev, goal)
+        ENDS[how](dev, goal)
+        relent(dev)
+        dev.works()
 
 
 if __name__ == "__main__":
