@@ -255,7 +255,9 @@ impl Lab<'_> {
         if programs.is_empty() {
             return Ok(());
         }
-        match self.guest(&programs)? {
+        // Each of them may take what it may with a mutant of its own.
+        let times = u32::try_from(mutants.len())?;
+        match self.guest(&programs, PROGRAM * times)? {
             Fate::KilledBy(test) => bail!("{test} fails without a mutant"),
             Fate::Survived => Ok(()),
         }
@@ -271,7 +273,7 @@ impl Lab<'_> {
             Some(("host", package)) => self.host(package),
             Some((_, program)) => {
                 let cases = mutant.cases.iter().map(String::as_str).collect();
-                self.guest(&[(program, cases)])
+                self.guest(&[(program, cases)], PROGRAM)
             }
             None => bail!("no suite"),
         };
@@ -311,8 +313,8 @@ impl Lab<'_> {
     }
 
     /// Builds the modules of the copy and runs kselftests of the clone with them, up to the first
-    /// failure.
-    fn guest(&self, programs: &[(&str, Vec<&str>)]) -> Result<Fate> {
+    /// failure, which comes `within` some time if there is one.
+    fn guest(&self, programs: &[(&str, Vec<&str>)], within: Duration) -> Result<Fate> {
         let modules = modules::build_quietly(&self.copy, self.kernel)?;
         let slowness = self.kernel.flavour.slowness();
         let mut config = Config {
@@ -320,7 +322,7 @@ impl Lab<'_> {
             modules: Some(modules),
             ..Config::with(device::of_selftests())
         };
-        config.deadline = (BOOT + PROGRAM * u32::try_from(programs.len())?) * slowness;
+        config.deadline = (BOOT + within) * slowness;
 
         let mut running = None;
         let outcome = guest::run(
