@@ -14,7 +14,16 @@ from pathlib import Path
 
 import suspend_lib
 from ext_lib import Driver, Extended
-from ext_net_lib import Stream, configuration, differences, dropped, network, visible
+from ext_net_lib import (
+    Stream,
+    configuration,
+    differences,
+    dropped,
+    need_disciplines,
+    network,
+    visible,
+    waiting,
+)
 from net_lib import INTERFACE, is_up
 from suspend_lib import (
     PROMPT,
@@ -82,13 +91,15 @@ def messages():
 @case("pings wait while a device is suspended, and none is lost")
 def late():
     with network() as (one, other):
+        need_disciplines(one)
         expect(one.ping(other), 0, "lost pings")
+        before = one.report()["tx"]["packets"]
         command = ["ip", "netns", "exec", one.namespace, "ping", "-q", "-i", "0.1", "-c", "30",
-                   "-W", "5", other.address]  # fmt: skip
+                   "-W", str(int(20 * PROMPT)), other.address]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
-            time.sleep(0.5)
+            wait_for(lambda: one.report()["tx"]["packets"] > before, "pings are sent", 20 * PROMPT)
             one.device.request("suspend")
-            time.sleep(1)
+            wait_for(lambda: waiting(one) >= 5, "pings wait", 20 * PROMPT)
             one.device.request("resume")
             output = ping.communicate()[0]
         require(" 30 received" in output, output)
@@ -291,6 +302,20 @@ def link_down():
         require(is_up(one), "the link is down while the device is suspended")
         one.device.request("resume")
         wait_for(lambda: not is_up(one), "the link is down", 5 * PROMPT)
+        one.change(link=True)
+        wait_for(lambda: is_up(one), "the link is up", 5 * PROMPT)
+        expect(one.ping(other), 0, "lost pings")
+
+
+@case("what changed while suspended is seen after the resume, though its notification is lost")
+def notification_lost():
+    with network() as (one, other):
+        one.mailbox.set(faults=["config-irq-lost"])
+        one.device.request("suspend")
+        require(one.change(link=False), "the device did not hold the change back (V3)")
+        one.device.request("resume")
+        wait_for(lambda: not is_up(one), "the link is down", 5 * PROMPT)
+        one.mailbox.set(faults=[])
         one.change(link=True)
         wait_for(lambda: is_up(one), "the link is up", 5 * PROMPT)
         expect(one.ping(other), 0, "lost pings")

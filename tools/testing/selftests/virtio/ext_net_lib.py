@@ -9,6 +9,7 @@ extension was loaded.
 """
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -201,6 +202,13 @@ def need_disciplines(end):
     end.run("tc", "qdisc", "delete", "dev", INTERFACE, "root")
 
 
+def waiting(end):
+    """How many packets wait in the queueing disciplines of an end."""
+    disciplines = json.loads(end.run("tc", "-s", "-j", "qdisc", "show", "dev", INTERFACE))
+    # An mq counts what is in those below it.
+    return sum(one.get("qlen", 0) for one in disciplines if one["kind"] != "mq")
+
+
 def in_child(end, function, *arguments):
     """Runs a function in the namespace of an end; returns the name of the error it ended with."""
 
@@ -209,6 +217,21 @@ def in_child(end, function, *arguments):
         function(*arguments)
 
     return Child(body).errno(5 * PROMPT)
+
+
+@contextlib.contextmanager
+def udp_at(end, port):
+    """A socket of this process in the namespace of an end."""
+    own = os.open("/proc/self/ns/net", os.O_RDONLY)
+    enter(end)
+    try:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    finally:
+        os.setns(own, os.CLONE_NEWNET)
+        os.close(own)
+    with udp:
+        udp.bind((end.address, port))
+        yield udp
 
 
 class Holder:

@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import suspend_lib
 import xdp_lib
@@ -25,9 +26,11 @@ from ext_net_lib import (
     in_child,
     need_disciplines,
     network,
+    udp_at,
+    waiting,
 )
 from net_lib import INTERFACE, is_up
-from suspend_lib import PROMPT, Child, case, errno_name, expect, require, run, wait_for
+from suspend_lib import PROMPT, Child, case, errno_name, expect, require, run, sh, wait_for
 
 # As in ext_net.py.
 suspend_lib.CASE_SECONDS *= 3
@@ -40,6 +43,7 @@ SO_SNDBUFFORCE, SO_BUSY_POLL, SO_INCOMING_NAPI_ID = 32, 46, 56
 PORT = 7000
 # Ends of a pair of virtual interfaces whose packets are sent on to the suspended interface.
 INNER, OUTER = "in0", "out0"
+NETCONSOLE = Path("/sys/kernel/config/netconsole/kselftest")
 
 
 class Pings:
@@ -50,6 +54,10 @@ class Pings:
         command = ["ip", "netns", "exec", one.namespace, "ping", "-q", "-i", "0.05", "-c",
                    str(count), "-W", str(int(5 * PROMPT)), other.address]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def wait_in(self, end):
+        """Waits until all of them wait in the queueing disciplines of an end."""
+        wait_for(lambda: waiting(end) >= self._count, "the pings wait", 20 * PROMPT)
 
     def lost(self):
         """Waits for the end; returns how many answers are missing."""
@@ -87,8 +95,7 @@ def disciplines():
             elif change:
                 one.set_link(*change)
             pings = Pings(one, other)
-            # Until all of them have been sent.
-            time.sleep(0.05 * PACKETS + 0.5)
+            pings.wait_in(one)
             expect(sent(one), before, f"packets that the device has sent, {change}")
             one.device.request("resume")
             expect(pings.lost(), 0, f"lost pings, {change}")
@@ -215,6 +222,7 @@ def port(kind):
     has_module({"bridge": "bridge", "bond": "bonding"}[kind])
     options = {"bridge": (), "bond": ("mode", "active-backup", "miimon", "50")}[kind]
     with network() as (one, other):
+        need_disciplines(one)
         one.run("ip", "link", "add", "up0", "type", kind, *options)
         address = f"{one.address}/24"
         one.run("ip", "address", "delete", address, "dev", INTERFACE)
@@ -230,7 +238,7 @@ def port(kind):
         before = sent(one)
         one.device.request("suspend")
         pings = Pings(one, other)
-        time.sleep(0.05 * PACKETS + 0.5)
+        pings.wait_in(one)
         expect(sent(one), before, "packets that the device has sent")
         upper = one.ip("link", "show", "up0")[0]
         require("LOWER_UP" in upper["flags"], "the upper interface has lost its carrier")
@@ -240,12 +248,73 @@ def port(kind):
         one.run("ip", "link", "delete", "up0")
 
 
+def logger(one, other):
+    """What sets up netconsole from one end to the other; for a child in the namespace of the one."""
+    address = other.link()["address"]
+    settings = (
+        ("dev_name", INTERFACE),
+        ("local_ip", one.address),
+        ("remote_ip", other.address),
+        ("remote_port", str(PORT)),
+        ("remote_mac", address),
+        ("enabled", "1"),
+    )
+
+    def set_up():
+        NETCONSOLE.mkdir()
+        for name, value in settings:
+            (NETCONSOLE / name).write_text(value)
+
+    return set_up
+
+
+@case("netconsole does not wait for a suspended interface, and sends again after the resume")
+def netconsole():
+    has_module("netconsole")
+    if not NETCONSOLE.parent.exists():
+        sh("mount", "-t", "configfs", "none", "/sys/kernel/config")
+    with network() as (one, other), udp_at(other, PORT) as receiver:
+        expect(one.ping(other), 0, "lost pings")
+        receiver.settimeout(20 * PROMPT)
+
+        def said(text):
+            """Logs a text, which is received if the interface sends; nothing else is waited for."""
+            Path("/dev/kmsg").write_text(f"<0>netconsole: {text}\n")
+
+        def heard(text):
+            while text.encode() not in receiver.recv(4096):
+                pass
+
+        try:
+            expect(in_child(one, logger(one, other)), "success", "setting up netconsole")
+            said("before")
+            heard("before")
+            one.device.request("suspend")
+            before = sent(one)
+            began = time.monotonic()
+            for number in range(20):
+                said(f"while suspended {number}")
+            require(time.monotonic() - began < 5 * PROMPT, "the log waits for the interface")
+            expect(sent(one), before, "packets that the device has sent")
+            one.device.request("resume")
+            said("after")
+            heard("after")
+        finally:
+            if NETCONSOLE.exists():
+                NETCONSOLE.rmdir()
+        expect(one.ping(other), 0, "lost pings")
+        expect(dropped(one), 0, "dropped packets")
+
+
 @case("a transmit queue that the driver has stopped stays stopped until there is room")
 def full():
     with network() as (one, other):
+        need_disciplines(one)
         one.run("ethtool", "-L", INTERFACE, "combined", "1")
         expect(one.ping(other), 0, "lost pings")
-        # The device takes nothing from the rings until it is notified after a resume.
+        before = sent(one)
+        # The device takes nothing from the ring until it has been resumed, and finishes nothing of
+        # it then: there is no room for more before and after.
         one.mailbox.set(faults=["avail-left"])
 
         def flood():
@@ -257,10 +326,13 @@ def full():
                     packet.send(FRAME)
 
         expect(in_child(one, flood), "success", "sending")
-        before = sent(one)
+        require(waiting(one) >= 100, f"{waiting(one)} packets wait: the queue is not full")
         one.device.request("suspend")
+        one.mailbox.set(hold=True)
+        # That also waits a moment for the receive modes to be told, which the device holds, too.
         one.device.request("resume")
-        one.mailbox.set(faults=[])
+        expect(sent(one), before, "packets that the device has sent")
+        one.mailbox.set(hold=False, faults=[])
         wait_for(lambda: sent(one) >= before + 600, "all of them are sent", 10 * PROMPT)
         expect(dropped(one), 0, "dropped packets")
         expect(one.ping(other), 0, "lost pings")
@@ -287,6 +359,7 @@ def busy_poll():
             udp.sendto(b"x", (one.address, PORT))
 
     with network() as (one, other):
+        need_disciplines(one)
         expect(one.ping(other), 0, "lost pings")
         reader, writer = os.pipe()
 
@@ -302,7 +375,7 @@ def busy_poll():
         before = sent(one)
         one.device.request("suspend")
         pings = Pings(one, other)
-        time.sleep(0.05 * PACKETS + 0.5)
+        pings.wait_in(one)
         expect(sent(one), before, "packets that the device has sent")
         require(poller.poll() is None, "the poller has ended")
         poller.kill()
