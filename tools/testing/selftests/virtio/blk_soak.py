@@ -36,7 +36,7 @@ from blk_lib import (
     works,
 )
 
-CYCLES = int(os.environ.get("BLK_CYCLES", "12"))
+CYCLES = int(os.environ.get("BLK_CYCLES", max(4, 12 // SLOWNESS)))
 
 suspend_lib.CASE_SECONDS += 2 * CYCLES * SLOWNESS
 suspend_lib.FILE_SECONDS += 20 * CYCLES * SLOWNESS
