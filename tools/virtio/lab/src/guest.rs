@@ -8,6 +8,7 @@ use crate::init::{self, Job, JOB, STARTED, STATUS};
 use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::klog::{self, Complaint, Shutdown};
+use crate::migrate::Host;
 use crate::modules::Modules;
 use crate::output::Output;
 use crate::process::{tail, Daemon};
@@ -75,6 +76,56 @@ pub enum Terminal {
     Interactive,
 }
 
+/// The machine that QEMU is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Board {
+    /// With PCI.
+    #[default]
+    Q35,
+    /// With virtio-mmio, found by ACPI.
+    Microvm,
+}
+
+impl Board {
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Q35 => &[
+                "-machine",
+                "q35,memory-backend=memory",
+                "-serial",
+                "chardev:terminal",
+            ],
+            // It has one serial port by itself.
+            Self::Microvm => &[
+                "-machine",
+                "microvm,acpi=on,memory-backend=memory",
+                "-device",
+                "isa-serial,index=1,chardev=terminal",
+            ],
+        }
+    }
+
+    /// What the kernel has to be told.
+    fn kernel_args(self) -> String {
+        match self {
+            Self::Q35 => String::new(),
+            // It has nothing that the kernel could measure its clock by, which is the host's.
+            Self::Microvm => match host_clock_khz() {
+                Some(khz) => format!("tsc_early_khz={khz} "),
+                None => String::new(),
+            },
+        }
+    }
+}
+
+/// How fast the host's time stamp counter is, which is only roughly known.
+fn host_clock_khz() -> Option<u32> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("cpu MHz"))?;
+    let mhz: f64 = line.split_once(':')?.1.trim().parse().ok()?;
+    Some((mhz * 1000.0) as u32)
+}
+
 /// What is the guest's root file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Root {
@@ -95,6 +146,9 @@ pub struct Config {
     pub accel: Accel,
     /// QEMU.
     pub emulator: PathBuf,
+    pub board: Board,
+    /// Gives the guest QEMU's own devices, and does what it asks for.
+    pub host: Option<Host>,
     pub devices: Vec<Spec>,
     /// More arguments of QEMU.
     pub qemu: Vec<String>,
@@ -118,6 +172,8 @@ impl Config {
         Self {
             accel: Accel::default(),
             emulator: "qemu-system-x86_64".into(),
+            board: Board::default(),
+            host: None,
             devices: match devices.is_empty() {
                 true => device::default_pair(),
                 false => devices,
@@ -304,11 +360,21 @@ fn boot(
     }
     qemu.args(&config.qemu);
     let log = run.join("qemu.log");
+    if let Some(host) = &config.host {
+        host.prepare(&mut qemu, run)?;
+    }
     qemu.stderr(fs::File::create(&log).context("can't write the log of QEMU")?);
     let start = Instant::now();
     let in_time = match config.terminal {
         Terminal::Lines => {
-            let mut child = spawn(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+            let stdin = match config.host {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            };
+            let mut child = spawn(qemu.stdin(stdin).stdout(Stdio::piped()))?;
+            if let Some(host) = &config.host {
+                host.begin(&mut child, &log)?;
+            }
             if let Some(apart) = &apart {
                 apart.give_to(&mut child)?;
             }
@@ -318,7 +384,7 @@ fn boot(
                 all: config.deadline,
                 silence: config.silence,
             };
-            stream(&mut child, &limits, |line| {
+            let in_time = stream(&mut child, &limits, |line| {
                 let Some((before, file)) = line.split_once(init::FILE) else {
                     return on_line(line, &mut devices);
                 };
@@ -328,7 +394,11 @@ fn boot(
                 let (name, text) = file.split_once(' ').unwrap_or((file, ""));
                 let path = run.join(Path::new(name).file_name().unwrap_or_default());
                 fs::write(&path, text).context("can't write for the guest")
-            })?
+            });
+            if let Some(host) = &config.host {
+                host.end();
+            }
+            in_time?
         }
         Terminal::Interactive => {
             spawn(&mut qemu)?.wait().context("can't wait for QEMU")?;
@@ -440,8 +510,9 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     };
     let mut append = format!(
         "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
-         devtmpfs.mount=0 {root} -- init --tree={} --run={} --python-path={} --slowness={} \
+         {}devtmpfs.mount=0 {root} -- init --tree={} --run={} --python-path={} --slowness={} \
          --share={}",
+        config.board.kernel_args(),
         tree.root().display(),
         run.display(),
         kernel
@@ -465,16 +536,19 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
     let mut qemu = Command::new(&config.emulator);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-machine", "q35,memory-backend=memory"])
         .args(["-m", size, "-object", &memory])
         .args(config.accel.args())
         .args(["-no-reboot", "-kernel"])
         .arg(&kernel.image)
         .args(["-append", &append])
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
+        .arg("-chardev")
+        .arg(format!(
+            "file,id=console,append=on,path={}",
+            console.display()
+        ))
+        .args(["-serial", "chardev:console"])
         .args(["-chardev", "stdio,id=terminal,signal=off"])
-        .args(["-serial", "chardev:terminal"]);
+        .args(config.board.args());
     match config.clock {
         Clock::Host => qemu.args(["-smp", "2"]),
         Clock::Instructions | Clock::SlowInstructions => {

@@ -21,7 +21,9 @@ mod install;
 mod kernel;
 mod klog;
 mod ktap;
+mod machines;
 mod makefile;
+mod migrate;
 mod modules;
 mod mutate;
 mod output;
@@ -91,8 +93,14 @@ enum Cmd {
         /// Use the QEMU of `lab qemu`, or another one in the build root, with no test device but
         /// devices of its own, which are to be given by --qemu.
         #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true,
-              default_missing_value = "", conflicts_with = "devices")]
+              default_missing_value = BUILT, conflicts_with = "devices")]
         own_qemu: Option<PathBuf>,
+
+        /// The same with the devices of a test in `qemu/`, and an initramfs; what the guest asks
+        /// for is done.
+        #[arg(long, value_enum,
+              conflicts_with_all = ["devices", "own_qemu", "initramfs", "stock_drivers"])]
+        machine: Option<machines::Machine>,
 
         /// Leave out the modules: the kernel's own drivers bind to the devices.
         #[arg(long)]
@@ -140,6 +148,9 @@ enum Cmd {
     Init(init::Args),
 }
 
+/// Stands for the QEMU of `lab qemu`.
+const BUILT: &str = "built";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
@@ -183,6 +194,7 @@ fn host(cli: Cli) -> Result<u8> {
             devices,
             qemu,
             own_qemu,
+            machine,
             stock_drivers,
             initramfs,
             deadline,
@@ -193,7 +205,7 @@ fn host(cli: Cli) -> Result<u8> {
                 false => with_modules(devices)?,
             };
             if let Some(path) = own_qemu {
-                config.emulator = match path.as_os_str().is_empty() {
+                config.emulator = match path.as_os_str() == BUILT {
                     true => qemu::set_up(&tree)?.binary(),
                     false => path,
                 };
@@ -206,6 +218,12 @@ fn host(cli: Cli) -> Result<u8> {
                 .flat_map(|args| args.split_whitespace().map(str::to_string))
                 .collect();
             let job = init::Job::Command(command);
+            if let Some(machine) = machine {
+                let config = machines::config(&tree, machine, &config)?;
+                let outcome = machines::run(&tree, &kernel, "guest", &config, &job, print)?;
+                outcome.report(&config.output);
+                return Ok(outcome.status());
+            }
             let outcome = match initramfs {
                 true => sleep::run(&tree, &kernel, "guest", &mut config, &job, print)?,
                 false => guest::run(&tree, &kernel, "guest", &config, &job, print)?,

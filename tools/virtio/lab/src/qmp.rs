@@ -92,6 +92,11 @@ impl Monitor {
         }
     }
 
+    /// Whether there is a QEMU that takes commands.
+    pub fn is_connected(&self) -> bool {
+        self.shared.lock().writer.is_some()
+    }
+
     /// How often an event has come.
     pub fn count(&self, event: &str) -> usize {
         self.shared.lock().count(event)

@@ -33,6 +33,8 @@ use std::time::Duration;
 
 pub const SUITE: &str = "sleep";
 
+/// What the kselftests of this suite begin with.
+const PREFIX: &str = "sleep_";
 const SOCKETS: &str = "/run/lab";
 /// Between two times that the power button is pressed.
 const PRESS: Duration = Duration::from_secs(1);
@@ -43,7 +45,9 @@ const DEADLINE: Duration = Duration::from_secs(240);
 
 /// The kselftests that put their machine to sleep, which is why nobody else runs them.
 pub fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
-    selftests::listed(tree, &["TEST_PROGS_EXTENDED"])
+    let mut programs = selftests::listed(tree, &["TEST_PROGS_EXTENDED"])?;
+    programs.retain(|path| file_name(path).starts_with(PREFIX));
+    Ok(programs)
 }
 
 /// Runs one of them in a guest of its own.

@@ -7,6 +7,8 @@
 //! * `host/PACKAGE`: `cargo test` of a package of tools/virtio;
 //! * `guest/PROGRAM`: a kselftest of tools/testing/selftests/virtio; they share guests;
 //! * `sleep/PROGRAM`: one that has its guest sleep, which has nothing but an initramfs for that;
+//! * `qemu/MACHINE/PROGRAM`: one with QEMU's own devices, which may have its guest go on in another
+//!   QEMU;
 //! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`.
 //!
 //! A pattern selects by either the whole name or its second part, with or without extension.
@@ -16,6 +18,7 @@ use crate::init::Job;
 use crate::install;
 use crate::kernel::{Flavour, Kernel};
 use crate::ktap::Verdict;
+use crate::machines::{self, Machine};
 use crate::output::{Output, Screen};
 use crate::process::output_of;
 use crate::scenario::{self, Scenario};
@@ -23,7 +26,7 @@ use crate::schedule::{self, Durations, Unit};
 use crate::selftests::{self, file_name, Selftests};
 use crate::tally::{Report, Results, Tally};
 use crate::tree::Tree;
-use crate::{device, modules, rust, sleep};
+use crate::{device, modules, qemu, rust, sleep};
 use anyhow::{ensure, Context, Result};
 use clap::builder::RangedU64ValueParser;
 use glob::Pattern;
@@ -65,17 +68,25 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     let packages = packages(tree)?;
     let programs = selftests::programs(tree)?;
     let sleepers = sleep::programs(tree)?;
+    let movers = machines::programs(tree)?;
+    let movers: Vec<(Machine, &Path)> = Machine::ALL
+        .iter()
+        .flat_map(|machine| movers.iter().map(|path| (*machine, path.as_path())))
+        .collect();
     let scenarios = scenario::all();
     let mut names: BTreeSet<String> = [boot_name(install::NAME)].into();
     names.extend(packages.iter().map(host_name));
     names.extend(programs.iter().map(|p| selftests::test_name(file_name(p))));
     names.extend(sleepers.iter().map(|path| sleep_name(path)));
+    names.extend(movers.iter().map(|(m, path)| machines::test_name(*m, path)));
     names.extend(scenarios.iter().map(|s| boot_name(s.name)));
     let all = names.clone();
     names.retain(|name| selects(pattern.as_ref(), name));
     if pattern.is_none() {
         // Only if they are asked for, until they have been seen to pass in many runs.
         names.retain(|name| !name.starts_with(sleep::SUITE));
+        // They need a QEMU that takes long to build.
+        names.retain(|name| !name.starts_with(machines::SUITE));
     }
     if pattern.is_none() && kernel.flavour != Flavour::Stock {
         println!("host/* has nothing to do with the kernel: it is run with the stock kernel");
@@ -104,6 +115,9 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     if names.iter().any(need_modules) {
         config.modules = Some(modules::build(tree, kernel)?);
         device::build(tree, &Output::Terminal)?;
+        if names.iter().any(|name| name.starts_with(machines::SUITE)) {
+            qemu::set_up(tree)?;
+        }
         println!("booting guests with Linux {}", kernel.release);
     }
     let unshared = Unshared {
@@ -129,6 +143,13 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
         units.push(Unit {
             name: sleep_name(program),
             run: Box::new(move || sleep::test(tree, kernel, config, program, results)),
+        });
+    }
+    for (machine, program) in &movers {
+        let (config, results) = (&config, &results);
+        units.push(Unit {
+            name: machines::test_name(*machine, program),
+            run: Box::new(move || machines::test(tree, kernel, config, *machine, program, results)),
         });
     }
     units.retain(|unit| names.contains(&unit.name));

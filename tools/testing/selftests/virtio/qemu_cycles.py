@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""QEMU's own devices are suspended at random moments, under load that is verified.
+
+QEMU says each time whether the device is suspended, and in the end that the driver did nothing
+against the rules. QEMU_CYCLES says how often a device is suspended, 25 times by default.
+"""
+
+import os
+import random
+import time
+
+from qemu_lib import (
+    Echo,
+    cable,
+    connect,
+    entropy,
+    extended,
+    judged,
+    missing,
+    native,
+    no_failures,
+    path_of,
+    plain,
+    run,
+    status,
+    stream,
+    suspended,
+)
+from sleep_lib import disk_load
+from suspend_lib import BIT, PROMPT, Reader, case, expect, expect_errno, require, select_rng
+
+CYCLES = int(os.environ.get("QEMU_CYCLES", "25"))
+# How long a device stays suspended, and runs in between, in seconds.
+SUSPENDED, RUNNING = (0.0, 0.05), (0.0, 0.1)
+# How often QEMU is asked, which takes longer than all else.
+ASKED = 0.3
+
+
+def cycles(devices, moves=lambda: None):
+    """Suspends and resumes one of the devices at a time; returns how often each was."""
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    choose = random.Random(seed)
+    times = dict.fromkeys(devices, 0)
+    before = {name: dev.counts() for name, dev in devices.items()}
+    for number in range(CYCLES * len(devices)):
+        name = choose.choice(list(devices))
+        devices[name].request("suspend")
+        expect(devices[name].state, "suspended", f"state of {name}")
+        time.sleep(choose.uniform(*SUSPENDED))
+        if number == 0 or choose.random() < ASKED:
+            expect(suspended(), {name}, "what is suspended, says QEMU")
+        devices[name].request("resume")
+        expect(devices[name].state, "running", f"state of {name}")
+        times[name] += 1
+        moves()
+        time.sleep(choose.uniform(*RUNNING))
+    for name, dev in devices.items():
+        grown = tuple(now - then for now, then in zip(dev.counts(), before[name]))
+        expect(grown, (times[name], times[name], 0), f"counts of {name}")
+    no_failures(devices)
+
+
+@case(f"our entropy device: {CYCLES} cycles while it is read")
+def our_rng():
+    dev = entropy()
+    select_rng(dev)
+    with judged(virtio_rng=CYCLES), Reader() as reader:
+        require(reader.get(5 * PROMPT), "no entropy comes")
+
+        def moves():
+            # What was received before is not what comes after.
+            reader.get(0)
+            require(reader.get(5 * PROMPT), "no entropy comes after the resume")
+
+        cycles({"rng0": dev}, moves)
+
+
+def on_disks(devices):
+    disks = {name: devices[name] for name in ("disk0", "disk1")}
+    first, second = map(path_of, disks.values())
+    with judged(virtio_blk=2 * CYCLES), disk_load(first), disk_load(second):
+        cycles(disks)
+
+
+@case(f"our disks: {CYCLES} cycles of each under load: no byte is different")
+def our_blk():
+    with native() as devices:
+        on_disks(devices)
+
+
+@case(f"the kernel's virtio_blk: {CYCLES} cycles of each disk under load: no byte is different")
+def kernel_blk():
+    with extended("virtio_blk") as devices:
+        on_disks(devices)
+
+
+@case(f"the kernel's virtio_net: {CYCLES} cycles of each interface: TCP loses nothing")
+def kernel_net():
+    with extended("virtio_net") as devices, cable(devices) as ends:
+        connect(devices)
+        flow, echo = stream(ends), Echo()
+        flow.moves()
+        echo.moves()
+
+        def moves():
+            flow.moves()
+            echo.moves()
+
+        with judged(virtio_net=3 * CYCLES):
+            cycles(devices, moves)
+        flow.finish()
+        echo.finish()
+        print(f"# {flow.bytes} bytes over the cable, {echo.bytes} to the host and back")
+        expect(missing(), 0, "lost pings")
+
+
+@case("a device that does not offer it works, and is not suspended")
+def without():
+    with native(), judged():
+        dev = plain()
+        expect(dev.read("revision"), "none", "revision")
+        require(not dev.has_feature(BIT["1.4"]), "the feature was accepted")
+        with disk_load(path_of(dev), writers=2):
+            expect_errno("EOPNOTSUPP", "suspend", dev.request, "suspend")
+            expect(dev.state, "running", "state")
+
+
+@case("{whose} disk is unbound while suspended: it is reset, and runs when it is bound again",
+      whose=("our", "the kernel's"))
+def unbound(whose):
+    with native() if whose == "our" else extended("virtio_blk") as devices:
+        disk = devices["disk0"]
+        with judged(virtio_blk=2):
+            disk.request("suspend")
+            expect(suspended(), {"disk0"}, "what is suspended, says QEMU")
+            disk.unbind()
+            told = status()["devices"]["disk0"]
+            require(not told["suspended"], "it is suspended still, says QEMU")
+            words = " ".join(told["status"])
+            require("DRIVER" not in words, f"it was not reset: {words}")
+            disk.bind()
+            with disk_load(path_of(disk), writers=2):
+                disk.request("suspend")
+                expect(suspended(), {"disk0"}, "what is suspended, says QEMU")
+                disk.request("resume")
+
+
+if __name__ == "__main__":
+    run()
