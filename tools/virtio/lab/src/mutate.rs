@@ -12,6 +12,7 @@ use crate::guest::{self, Accel, Config};
 use crate::init::Job;
 use crate::kernel::Kernel;
 use crate::ktap::{self, Verdict};
+use crate::machines::{self, Machine};
 use crate::process::run_logged;
 use crate::tree::{make_dir, Tree};
 use crate::{device, modules, rust, selftests, suite};
@@ -37,6 +38,8 @@ const NOT_COPIED: [&str; 3] = [".git", "out", "target"];
 /// For boot and shutdown of a guest, and for a program that hangs.
 const BOOT: Duration = Duration::from_secs(60);
 const PROGRAM: Duration = Duration::from_secs(60);
+/// How much longer it may take with QEMU's own devices.
+const OWN_QEMU: u32 = 3;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +59,7 @@ struct Mutant {
     file: PathBuf,
     find: String,
     replace: String,
-    /// `host/PACKAGE` or `guest/PROGRAM`.
+    /// `host/PACKAGE`, `guest/PROGRAM`, or `qemu/MACHINE/PROGRAM`.
     suite: String,
     /// Which cases of a program, as patterns [default: all].
     #[serde(default)]
@@ -116,9 +119,7 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
         let name = &mutant.name;
         ensure!(names.insert(name), "there are two mutants named {name}");
         ensure!(mutant.find != mutant.replace, "{name} changes nothing");
-        let known = ["host/", "guest/"]
-            .iter()
-            .any(|k| mutant.suite.starts_with(k));
+        let known = mutant.suite.starts_with("host/") || program(&mutant.suite).is_some();
         ensure!(known, "{name}: there is no suite {}", mutant.suite);
     }
     ensure!(
@@ -127,6 +128,16 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
         list.mutant.len()
     );
     Ok(list.mutant)
+}
+
+/// The machine, if it is not the one with the test devices, and the kselftest of a suite.
+fn program(suite: &str) -> Option<(Option<Machine>, &str)> {
+    if let Some(program) = suite.strip_prefix("guest/") {
+        return Some((None, program));
+    }
+    let (machine, program) = suite.rsplit_once('/')?;
+    let machine = Machine::ALL.into_iter().find(|m| m.suite() == machine)?;
+    Some((Some(machine), program))
 }
 
 fn list(tree: &Tree) -> Result<Vec<Mutant>> {
@@ -144,7 +155,7 @@ pub fn check(tree: &Tree) -> Result<Vec<String>> {
         if let Err(error) = mutant.apply(&text) {
             problems.push(format!("{LIST}: {}: {error:#}", mutant.name));
         }
-        if let Some(program) = mutant.suite.strip_prefix("guest/") {
+        if let Some((_, program)) = program(&mutant.suite) {
             if !tree.join(selftests::DIR).join(program).exists() {
                 problems.push(format!("{LIST}: {}: no {program}", mutant.name));
             }
@@ -226,20 +237,18 @@ impl Lab<'_> {
     /// Runs the tests that are to kill mutants with the driver as it is.
     fn without_mutant(&self, mutants: &[Mutant]) -> Result<()> {
         let mut packages = BTreeSet::new();
-        let mut programs = BTreeMap::<&str, BTreeSet<&str>>::new();
+        // Of each machine, the programs and their cases.
+        let mut machines = BTreeMap::<Option<Machine>, BTreeMap<&str, BTreeSet<&str>>>::new();
         for mutant in mutants {
-            match mutant.suite.split_once('/') {
-                Some(("host", package)) => {
-                    packages.insert(package);
+            if let Some(package) = mutant.suite.strip_prefix("host/") {
+                packages.insert(package);
+            } else if let Some((machine, program)) = program(&mutant.suite) {
+                let programs = machines.entry(machine).or_default();
+                let cases = programs.entry(program).or_default();
+                match mutant.cases.is_empty() {
+                    true => _ = cases.insert("*"),
+                    false => cases.extend(mutant.cases.iter().map(String::as_str)),
                 }
-                Some((_, program)) => {
-                    let cases = programs.entry(program).or_default();
-                    match mutant.cases.is_empty() {
-                        true => _ = cases.insert("*"),
-                        false => cases.extend(mutant.cases.iter().map(String::as_str)),
-                    }
-                }
-                None => {}
             }
         }
         println!("the tests, without a mutant");
@@ -248,19 +257,18 @@ impl Lab<'_> {
                 bail!("{test} fails without a mutant");
             }
         }
-        let programs: Vec<(&str, Vec<&str>)> = programs
-            .into_iter()
-            .map(|(program, cases)| (program, cases.into_iter().collect()))
-            .collect();
-        if programs.is_empty() {
-            return Ok(());
-        }
         // Each of them may take what it may with a mutant of its own.
         let times = u32::try_from(mutants.len())?;
-        match self.guest(&programs, PROGRAM * times)? {
-            Fate::KilledBy(test) => bail!("{test} fails without a mutant"),
-            Fate::Survived => Ok(()),
+        for (machine, programs) in machines {
+            let programs: Vec<(&str, Vec<&str>)> = programs
+                .into_iter()
+                .map(|(program, cases)| (program, cases.into_iter().collect()))
+                .collect();
+            if let Fate::KilledBy(test) = self.guest(machine, &programs, PROGRAM * times)? {
+                bail!("{test} fails without a mutant");
+            }
         }
+        Ok(())
     }
 
     fn fate(&self, mutant: &Mutant) -> Result<Fate> {
@@ -269,13 +277,13 @@ impl Lab<'_> {
             .with_context(|| format!("can't read {}", mutant.file.display()))?;
         let write = |text: &str| fs::write(&path, text).context("can't write to the copy");
         write(&mutant.apply(&whole)?)?;
-        let fate = match mutant.suite.split_once('/') {
-            Some(("host", package)) => self.host(package),
-            Some((_, program)) => {
+        let fate = match (mutant.suite.strip_prefix("host/"), program(&mutant.suite)) {
+            (Some(package), _) => self.host(package),
+            (_, Some((machine, program))) => {
                 let cases = mutant.cases.iter().map(String::as_str).collect();
-                self.guest(&[(program, cases)], PROGRAM)
+                self.guest(machine, &[(program, cases)], PROGRAM)
             }
-            None => bail!("no suite"),
+            _ => bail!("no suite"),
         };
         write(&whole)?;
         fate
@@ -314,7 +322,12 @@ impl Lab<'_> {
 
     /// Builds the modules of the copy and runs kselftests of the clone with them, up to the first
     /// failure, which comes `within` some time if there is one.
-    fn guest(&self, programs: &[(&str, Vec<&str>)], within: Duration) -> Result<Fate> {
+    fn guest(
+        &self,
+        machine: Option<Machine>,
+        programs: &[(&str, Vec<&str>)],
+        within: Duration,
+    ) -> Result<Fate> {
         let modules = modules::build_quietly(&self.copy, self.kernel)?;
         let slowness = self.kernel.flavour.slowness();
         let mut config = Config {
@@ -324,26 +337,29 @@ impl Lab<'_> {
         };
         config.deadline = (BOOT + within) * slowness;
 
+        let suite = machine.map_or(selftests::SUITE, Machine::suite);
         let mut running = None;
-        let outcome = guest::run(
-            self.tree,
-            self.kernel,
-            "mutate",
-            &config,
-            &self.job(programs),
-            |line, _| {
-                if let Some(program) = line.strip_prefix(BEGIN) {
-                    running = Some(format!("guest/{program}"));
-                } else if let ktap::Line::Case(Verdict::Failed, case) = ktap::parse(line) {
-                    let program = running.as_deref().unwrap_or("guest");
-                    return Err(Failure(format!("{program}: {case}")).into());
-                } else if line.contains("# SKIP") {
-                    // A case, or all of them: nothing is killed by that.
-                    bail!("skipped: {line}");
-                }
-                Ok(())
-            },
-        );
+        let on_line = |line: &str, _: &mut device::Devices| {
+            if let Some(program) = line.strip_prefix(BEGIN) {
+                running = Some(format!("{suite}/{program}"));
+            } else if let ktap::Line::Case(Verdict::Failed, case) = ktap::parse(line) {
+                let program = running.as_deref().unwrap_or(suite);
+                return Err(Failure(format!("{program}: {case}")).into());
+            } else if line.contains("# SKIP") {
+                // A case, or all of them: nothing is killed by that.
+                bail!("skipped: {line}");
+            }
+            Ok(())
+        };
+        let (tree, kernel, job) = (self.tree, self.kernel, self.job(programs));
+        let outcome = match machine {
+            None => guest::run(tree, kernel, "mutate", &config, &job, on_line),
+            Some(machine) => {
+                config.deadline *= OWN_QEMU;
+                let config = machines::config(tree, machine, &config)?;
+                machines::run(tree, kernel, "mutate", &config, &job, on_line)
+            }
+        };
         let outcome = match outcome {
             Err(error) => {
                 return match error.downcast::<Failure>() {
