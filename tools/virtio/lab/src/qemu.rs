@@ -116,6 +116,12 @@ pub fn set_up(tree: &Tree) -> Result<Qemu> {
     Ok(qemu)
 }
 
+/// Finds it, if it has been built.
+pub fn built(tree: &Tree) -> Result<Option<Qemu>> {
+    let key = key(&series(tree)?)?;
+    Ok(finished(&state_dir().join("qemu/qemu.json"), &key))
+}
+
 fn finished(state: &Path, key: &str) -> Option<Qemu> {
     let qemu: Qemu = serde_json::from_slice(&fs::read(state).ok()?).ok()?;
     (qemu.key == key && qemu.binary().exists()).then_some(qemu)
