@@ -2,12 +2,14 @@
 
 //! Documentation/virtio/conformance.rst, checked so that it can't rot.
 //!
-//! The page is the source: a table with a row for each rule, whose last two columns name, as
-//! literals, the code that keeps the rule and the tests that prove it. All of it must be there:
+//! The page is the source: a table with a row for each rule, whose last three columns name, as
+//! literals, the code that keeps the rule, the tests that prove it, and those that prove it once
+//! more, with QEMU's own devices; or why there is none of these. All of it must be there:
 //!
 //! * code, `FILE: ITEM`: the file defines a function, type or constant of that name;
 //! * `PROGRAM: TITLE`: a kselftest that its Makefile lists, with a case of that title;
 //! * `boot/NAME`: a test that ends its guest;
+//! * `qtest/NAME`: a case of the test that the series for QEMU brings;
 //! * `PACKAGE::PATH::NAME`: a test of a package of tools/virtio.
 
 use crate::selftests;
@@ -31,6 +33,10 @@ const CITING_EXTENSIONS: [&str; 5] = ["rs", "py", "c", "h", "toml"];
 const NOT_READ: [&str; 3] = ["target", "out", "conformance.rs"];
 /// How many rules there are for the driver, and for the device.
 const RULES: [(char, u32); 2] = [('D', 14), ('V', 5)];
+/// Where the series for QEMU has its test.
+const QTEST: &str = "tools/virtio/qemu/0016-tests-qtest-test-Device-Suspend.patch";
+/// Begins why a rule is not tested with QEMU's own devices.
+const NONE: &str = "none: ";
 /// What can define an item.
 const KEYWORDS: [&str; 6] = ["fn", "struct", "enum", "trait", "const", "type"];
 
@@ -40,6 +46,10 @@ struct Rule {
     name: String,
     code: Vec<String>,
     tests: Vec<String>,
+    /// With QEMU's own devices.
+    second: Vec<String>,
+    /// Why there is none of these.
+    why: Option<String>,
 }
 
 /// What is wrong.
@@ -51,7 +61,8 @@ pub fn check(tree: &Tree) -> Result<Vec<String>> {
     let mut problems = missing(&rules);
     for rule in &rules {
         let entries = rule.code.iter().map(|entry| (entry, code(tree, entry)));
-        let tests = rule.tests.iter().map(|entry| (entry, test(tree, entry)));
+        let tests = rule.tests.iter().chain(&rule.second);
+        let tests = tests.map(|entry| (entry, test(tree, entry)));
         for (entry, found) in entries.chain(tests) {
             if let Err(why) = found {
                 problems.push(format!("{}: {entry}: {why}", rule.name));
@@ -67,7 +78,7 @@ pub fn check(tree: &Tree) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Reads the rows of a list-table with five columns.
+/// Reads the rows of a list-table with six columns.
 fn parse(text: &str) -> Vec<Rule> {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for line in text.lines() {
@@ -83,11 +94,13 @@ fn parse(text: &str) -> Vec<Rule> {
         }
     }
     rows.into_iter()
-        .filter(|row| row.len() == 5 && is_rule(&row[0]))
+        .filter(|row| row.len() == 6 && is_rule(&row[0]))
         .map(|row| Rule {
             name: row[0].clone(),
             code: literals(&row[3]),
             tests: literals(&row[4]),
+            second: literals(&row[5]),
+            why: row[5].strip_prefix(NONE).map(str::to_string),
         })
         .collect()
 }
@@ -122,6 +135,11 @@ fn missing(rules: &[Rule]) -> Vec<String> {
                 }
                 if rule.tests.is_empty() {
                     problems.push(format!("{name} is proven by no test"));
+                }
+                if rule.second.is_empty() == rule.why.is_none() {
+                    problems.push(format!(
+                        "{name} has to have either a test with QEMU's own devices, or why not"
+                    ));
                 }
             }
             _ => problems.push(format!("{name} has several rows")),
@@ -165,6 +183,12 @@ fn test(tree: &Tree, entry: &str) -> Found {
             false => Err("there is no such scenario".into()),
         };
     }
+    if let Some(name) = entry.strip_prefix("qtest/") {
+        return match read(&tree.join(QTEST))?.contains(&format!("{{ \"{name}\", test_")) {
+            true => Ok(()),
+            false => Err("the series has no such case".into()),
+        };
+    }
     match entry.split_once(".py: ") {
         Some((program, title)) => kselftest(tree, &format!("{program}.py"), title),
         None => host_test(tree, entry),
@@ -173,7 +197,9 @@ fn test(tree: &Tree, entry: &str) -> Found {
 
 fn kselftest(tree: &Tree, program: &str, title: &str) -> Found {
     let dir = tree.join(selftests::DIR);
-    let listed = makefile::words(&read(&dir.join("Makefile"))?, "TEST_PROGS");
+    let text = read(&dir.join("Makefile"))?;
+    let mut listed = makefile::words(&text, "TEST_PROGS");
+    listed.extend(makefile::words(&text, "TEST_PROGS_EXTENDED"));
     if !listed.iter().any(|name| name == program) {
         return Err("the Makefile does not list the program".into());
     }
@@ -280,11 +306,13 @@ Prose.
      - ``a.rs: f``,
        ``b.rs: Struct``
      - ``x.py: a title with {field}``
+     - ``qtest/a``
    * - V2
      - Something
      - A chapter
      - ``c.rs: g``
-     -
+     - ``x.py: another title``
+     - none: a reason
 ";
 
     fn tree() -> Tree {
@@ -300,8 +328,11 @@ Prose.
                 name: "D1".into(),
                 code: vec!["a.rs: f".into(), "b.rs: Struct".into()],
                 tests: vec!["x.py: a title with {field}".into()],
+                second: vec!["qtest/a".into()],
+                why: None,
             }
         );
+        assert_eq!(rules[1].why.as_deref(), Some("a reason"));
     }
 
     #[test]
@@ -311,15 +342,20 @@ Prose.
                 name: "D1".into(),
                 code: vec!["a".into()],
                 tests: Vec::new(),
+                second: Vec::new(),
+                why: None,
             },
             Rule {
                 name: "D99".into(),
                 code: Vec::new(),
                 tests: Vec::new(),
+                second: Vec::new(),
+                why: None,
             },
         ]);
         for expected in [
             "D1 is proven by no test",
+            "D1 has to have either a test with QEMU's own devices, or why not",
             "D2 has no row",
             "V5 has no row",
             "D99 is no rule",
@@ -351,6 +387,8 @@ Prose.
             "lab::conformance::tests::definitions",
             "suspend_basic.py: {revision}: suspend, resume",
             "boot/reboot-suspended",
+            "qtest/refuse",
+            "qemu_cycles.py: our entropy device: {CYCLES} cycles while it is read",
         ] {
             assert_eq!(test(&tree, entry), Ok(()), "{entry}");
         }
@@ -361,6 +399,7 @@ Prose.
             "suspend_basic.py: {revision}: suspend, resumed",
             "suspend_nothing.py: {revision}: suspend, resume",
             "boot/nothing",
+            "qtest/nothing",
         ] {
             assert!(test(&tree, entry).is_err(), "{entry}");
         }
