@@ -68,7 +68,8 @@ help:
 	@echo '  make bench          the figures, to out/bench.json'
 	@echo '  make check          formatting, lints, checkpatch, conformance'
 	@echo '  make mutate         break the driver in many ways: each must fail a test'
-	@echo '  make qemu           build QEMU with SUSPEND in its own devices, print where it is'
+	@echo '  make qemu           build QEMU with SUSPEND in its own devices, print where it is;'
+	@echo "                  TESTS='qemu/*' are the tests with it, and make demo has one act more"
 	@echo '  make qemu-check     the same, and apply, checkpatch and test the series'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'
