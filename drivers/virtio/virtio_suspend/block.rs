@@ -36,10 +36,10 @@ impl Quiescer for VirtioBlk {
     fn gate(
         &self,
         dev: &Foreign<'_>,
-        _queues: &Virtqueues<'_>,
+        queues: &Virtqueues<'_>,
         patience: &Patience<'_>,
     ) -> Result<KBox<dyn Gate>, Failure> {
         let room = KBox::new_uninit(GFP_KERNEL).map_err(Error::from)?;
-        Ok(room.write(Disk::of(dev)?.freeze(patience)?))
+        Ok(room.write(Disk::of(dev)?.freeze(queues, patience)?))
     }
 }

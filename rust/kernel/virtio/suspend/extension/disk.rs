@@ -9,7 +9,8 @@ use kernel::{
 
 use super::{
     Foreign,
-    Gate, //
+    Gate,
+    Virtqueues, //
 };
 use crate::{
     bindings::{
@@ -59,10 +60,17 @@ impl Disk {
     /// Freezes the disk's request queue: requests that the driver has are waited for, as
     /// long as `patience` lasts, new ones wait until what is returned is dropped. May sleep.
     ///
+    /// `queues` are those of the device, where the requests are.
+    ///
     /// # Errors
     ///
-    /// Those of [`Patience::check`], if there are requests left then. The disk works on.
-    pub fn freeze(self, patience: &Patience<'_>) -> Result<FrozenDisk, Failure> {
+    /// Those of [`Patience::check`], if there are requests left then, and [`EIO`] if one of
+    /// `queues` is broken, by the device that is waited for. The disk is as it was before.
+    pub fn freeze(
+        self,
+        queues: &Virtqueues<'_>,
+        patience: &Patience<'_>,
+    ) -> Result<FrozenDisk, Failure> {
         let queue = self.queue();
 
         // Another task may let it go on.
@@ -70,7 +78,7 @@ impl Disk {
         // SAFETY: By the type invariants the queue is valid; the pairing call is below, or made by
         // `FrozenDisk`.
         unsafe { bindings::blk_freeze_queue_start_non_owner(queue) };
-        self.wait_frozen(patience).inspect_err(|_| {
+        self.wait_frozen(queues, patience).inspect_err(|_| {
             // SAFETY: The pairing call is above.
             unsafe { bindings::blk_mq_unfreeze_queue_non_owner(queue) };
         })?;
@@ -84,7 +92,7 @@ impl Disk {
         Ok(FrozenDisk(Some(self)))
     }
 
-    fn wait_frozen(&self, patience: &Patience<'_>) -> Result<(), Failure> {
+    fn wait_frozen(&self, queues: &Virtqueues<'_>, patience: &Patience<'_>) -> Result<(), Failure> {
         let slice = msecs_to_jiffies(SLICE_MS);
         loop {
             // Of the end of some requests nobody is notified: whoever has made them polls, or not.
@@ -93,7 +101,13 @@ impl Disk {
             // as its driver can't take down what it needs for that.
             unsafe { bindings::blk_mq_poll_queues(self.queue()) };
             // SAFETY: By the type invariants the queue is valid; the context may sleep.
-            if unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) } > 0 {
+            let left = unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) };
+            // What the device has finished last may be what has broken it, which can't be seen any
+            // more when the virtqueues are closed.
+            if queues.is_broken() {
+                return Err(Failure::new(EIO, "a virtqueue is broken"));
+            }
+            if left > 0 {
                 return Ok(());
             }
             patience.check().map_err(|failure| {
