@@ -3,10 +3,11 @@
 """virtio_suspend and the kernel's own virtio_blk: a disk is suspended under load, and every byte is
 accounted for.
 
-EXT_BLK_CYCLES says how often under load, 25 times by default.
+EXT_BLK_CYCLES says how often under load: 25 times by default, 8 on a slow kernel.
 """
 
 import contextlib
+import fcntl
 import functools
 import mmap
 import os
@@ -15,6 +16,7 @@ import signal
 import struct
 import time
 import zlib
+from pathlib import Path
 
 from ext_lib import drivers, each_driver, extend, unload
 from patience_lib import (
@@ -31,19 +33,22 @@ from patience_lib import (
 from awake_lib import refuses_to_hibernate, sync_ends
 from suspend_lib import (
     PROMPT,
+    SLOWNESS,
     Child,
     Skip,
     case,
     expect,
     require,
     run,
+    sh,
     wait_for,
     within,
 )
 from uring_lib import PolledReads
 
-CYCLES = int(os.environ.get("EXT_BLK_CYCLES", "25"))
+CYCLES = int(os.environ.get("EXT_BLK_CYCLES", max(8, 25 // SLOWNESS)))
 BLOCK = 4096
+BLKRRPART = 0x125F
 # Each writer has a part of the disk of its own.
 WRITERS, PART = 4, 4 << 20
 SUSPENDED, RUNNING = (0.0, 0.03), (0.02, 0.1)
@@ -150,6 +155,80 @@ def under_load(_driver, devices, cycles):
             dev.request("resume")
             time.sleep(choose.uniform(*RUNNING))
     expect(dev.counts(), (cycles, cycles, 0), "counts")
+
+
+def over_and_over(rounds, number, steps):
+    """Takes the steps, one after the other, until it is told to end by SIGTERM; counts the rounds."""
+    over = []
+    signal.signal(signal.SIGTERM, lambda *_: over.append(True))
+    while not over:
+        for step in steps:
+            step()
+            time.sleep(0.05)
+        rounds[number] += 1
+
+
+def schedulers(path):
+    """Steps that change the scheduler of a disk, to each that there is: the last is what it had."""
+    for module in ("mq-deadline", "kyber-iosched", "bfq"):
+        sh("modprobe", module, check=False)
+    found = path.read_text().split()
+    found.sort(key=lambda name: name.startswith("["))
+    return [functools.partial(path.write_text, name.strip("[]")) for name in found]
+
+
+def processors(*states):
+    """Steps that take all processors but one off the guest, and bring them back."""
+    found = sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/online"))
+    return [functools.partial(path.write_text, state) for state in states for path in found]
+
+
+def read_partitions(path):
+    """Has the kernel look for partitions, of which there are none."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, BLKRRPART)
+    finally:
+        os.close(fd)
+
+
+@case("{cycles} suspends while schedulers, processors and partitions change", cycles=(CYCLES,))
+@on_disk
+def churn(_driver, devices, cycles):
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    choose = random.Random(seed)
+    dev = devices[0]
+    dev.write("timeout_ms", "20000")
+    queue = Path("/sys/block", disk_of(dev).name, "queue/scheduler")
+    changes = [schedulers(queue), [functools.partial(read_partitions, path_of(dev))]]
+    changes += filter(None, [processors("0", "1")])
+    rounds = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+    try:
+        with load_on(dev, seed):
+            children = [
+                Child(over_and_over, rounds, number, steps) for number, steps in enumerate(changes)
+            ]
+            done = 0
+            while done < cycles or not all(rounds[: len(changes)]):
+                dev.request("suspend")
+                taken = dev.mailbox.counters()["notify"]
+                time.sleep(choose.uniform(*SUSPENDED))
+                expect(dev.mailbox.counters()["notify"], taken, "notifications")
+                dev.request("resume")
+                time.sleep(choose.uniform(*RUNNING))
+                done += 1
+            for child in children:
+                require(child.poll() is None, f"a change failed, with {child.status}")
+                child.signal(signal.SIGTERM)
+            for child in children:
+                expect(child.wait(20 * PROMPT, "changes end"), 0, "the status of changes")
+    finally:
+        for online in processors("1"):
+            with contextlib.suppress(OSError):
+                online()
+    print(f"# {done} suspends, and {list(rounds[: len(changes)])} rounds of changes")
+    expect(dev.counts(), (done, done, 0), "counts")
 
 
 @case("nothing is in the virtqueues of a suspended disk, and whoever reads waits")
