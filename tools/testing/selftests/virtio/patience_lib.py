@@ -15,6 +15,7 @@ from suspend_lib import (
     expect,
     request_in_child,
     require,
+    wait_for,
     within,
 )
 
@@ -61,10 +62,18 @@ def ends_in_time(dev, goal):
     expect(dev.state, before(goal), "state")
 
 
+def _asked(dev, goal):
+    """A request in a child, which waits; if that is for the device, the device has been asked."""
+    child = request_in_child(dev, goal)
+    for fault in dev.mailbox.info()["settings"]["faults"]:
+        wait_for(lambda: dev.mailbox.happened(fault), f"fault {fault} takes effect")
+    return child
+
+
 def can_be_killed(dev, goal):
     """One whose writer is killed ends at once, or when it has been taken back."""
     dev.write("timeout_ms", str(2 * FAR_MS))
-    child = request_in_child(dev, goal)
+    child = _asked(dev, goal)
     with within(TAKE_BACK + SLACK, "the end of a killed writer"):
         child.kill()
         expect(child.wait(10 * PROMPT), -signal.SIGKILL, "how the writer ended")
@@ -75,7 +84,7 @@ def can_be_killed(dev, goal):
 def ends_with_the_driver(dev, goal):
     """One whose driver is unbound ends with ENODEV; returns the child that unbinds it."""
     dev.write("timeout_ms", "600000")
-    child = request_in_child(dev, goal)
+    child = _asked(dev, goal)
     unbinding = Child(dev.unbind)
     with within(TAKE_BACK + SLACK, "the end of a request whose driver is unbound"):
         expect(child.errno(10 * PROMPT), "ENODEV", goal)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """No request waits for a device for ever: a deadline, a signal that kills, and the unbinding of the
-driver end it, whatever it waits for. That is ext_blk.py for the kernel's own driver.
+driver end it, whatever it waits for. For the kernel's own virtio_blk that is in ext_blk.py, and for
+what its virtio_net waits for in ext_net_config.py.
 """
 
 import blk_lib
