@@ -308,9 +308,17 @@ def netconsole():
 
 @case("a transmit queue that the driver has stopped stays stopped until there is room")
 def full():
+    limits = f"/sys/class/net/{INTERFACE}/queues/tx-0/byte_queue_limits"
+
+    def in_ring():
+        """How many bytes the driver has put into the virtqueue, and not got back."""
+        return int(one.run("cat", f"{limits}/inflight"))
+
     with network() as (one, other):
         need_disciplines(one)
         one.run("ethtool", "-L", INTERFACE, "combined", "1")
+        # It is the driver that is to stop the queue, not these.
+        one.run("sh", "-c", f"echo 1000000 >{limits}/limit_min")
         expect(one.ping(other), 0, "lost pings")
         before = sent(one)
         # The device takes nothing from the ring until it has been resumed, and finishes nothing of
@@ -327,10 +335,13 @@ def full():
 
         expect(in_child(one, flood), "success", "sending")
         require(waiting(one) >= 100, f"{waiting(one)} packets wait: the queue is not full")
+        full = in_ring()
+        require(full >= 150 * len(FRAME), f"{full} bytes are in the virtqueue: it is not full")
         one.device.request("suspend")
         one.mailbox.set(hold=True)
         # That also waits a moment for the receive modes to be told, which the device holds, too.
         one.device.request("resume")
+        expect(in_ring(), full, "bytes in the virtqueue")
         expect(sent(one), before, "packets that the device has sent")
         one.mailbox.set(hold=False, faults=[])
         wait_for(lambda: sent(one) >= before + 600, "all of them are sent", 10 * PROMPT)
