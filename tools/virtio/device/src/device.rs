@@ -333,7 +333,8 @@ impl Device {
     fn config_space_write(&mut self, offset: u64, data: &[u8]) {
         let bus_master = self.pci.bus_master();
         let effect = self.pci.write(offset, data);
-        if bus_master && !self.pci.bus_master() {
+        // QEMU does so, too, before it resets the bus: then it is not the driver that leaves.
+        if bus_master && !self.pci.bus_master() && !self.pci.keeps_state() {
             let now = self.now_us();
             self.judge.left(Access::BusMasterOff, now);
         }
@@ -352,6 +353,7 @@ impl Device {
     }
 
     fn bar_read(&mut self, bar: u32, offset: u64, data: &mut [u8]) {
+        self.pci.used();
         data.fill(0);
         match bar {
             VFIO_PCI_BAR0_REGION_INDEX => self.virtio_read(offset, data),
@@ -361,6 +363,7 @@ impl Device {
     }
 
     fn bar_write(&mut self, bar: u32, offset: u64, data: &[u8]) {
+        self.pci.used();
         match bar {
             VFIO_PCI_BAR0_REGION_INDEX => self.virtio_write(offset, data),
             VFIO_PCI_BAR2_REGION_INDEX => {

@@ -84,6 +84,8 @@ pub struct ConfigSpace {
     af: usize,
     /// The power management capability, if there is one.
     pm: Option<usize>,
+    /// It has been in D3hot, and not been used since.
+    woken: bool,
 }
 
 impl ConfigSpace {
@@ -98,6 +100,7 @@ impl ConfigSpace {
             window: 0,
             af: 0,
             pm: None,
+            woken: false,
         };
         let device_id = DEVICE_ID_BASE + u16::from(id);
         space.set(0, &VENDOR_ID.to_le_bytes());
@@ -201,10 +204,22 @@ impl ConfigSpace {
         self.pm = Some(pm);
     }
 
-    /// Whether it has been put into D3hot, and keeps its state there.
-    pub fn keeps_state(&self) -> bool {
+    fn is_in_d3hot(&self) -> bool {
         self.pm
             .is_some_and(|pm| self.bytes[pm + PM_CONTROL] & PM_STATE_MASK == PM_STATE_MASK)
+    }
+
+    /// Whether it has been put into D3hot, and keeps its state there.
+    ///
+    /// QEMU puts a function of vfio into D0 right before it resets it. So this holds until something
+    /// else than its configuration space is accessed.
+    pub fn keeps_state(&self) -> bool {
+        self.is_in_d3hot() || self.woken
+    }
+
+    /// A BAR is accessed: the function is in use.
+    pub fn used(&mut self) {
+        self.woken = false;
     }
 
     fn window_data(&self) -> usize {
@@ -301,6 +316,7 @@ impl ConfigSpace {
             return Effect::None;
         };
         let mut effect = Effect::None;
+        let slept = self.is_in_d3hot();
         for (at, byte) in (offset..CONFIG_SIZE).zip(data) {
             let mask = self.writable[at];
             self.bytes[at] = self.bytes[at] & !mask | byte & mask;
@@ -308,6 +324,7 @@ impl ConfigSpace {
                 effect = Effect::Reset;
             }
         }
+        self.woken |= slept && !self.is_in_d3hot();
         if effect == Effect::None && self.touches_window(offset as u64, data.len()) {
             effect = Effect::WindowWrite;
         }
@@ -316,6 +333,7 @@ impl ConfigSpace {
 
     /// Function reset: what the driver wrote is gone.
     pub fn reset(&mut self) {
+        self.woken = false;
         for (byte, mask) in self.bytes.iter_mut().zip(&self.writable) {
             *byte &= !mask;
         }

@@ -730,11 +730,16 @@ fn what_is_kept_in_d3hot_survives_a_reset_of_the_bus() {
         let mut guest = Guest::live(settings);
         guest.device.add_no_soft_reset();
         let control = guest.device.pci.pm_control();
+        guest.device.region_write(CONFIG, 4, &[0b110]);
         guest.suspend();
         let status = guest.status();
         guest.device.region_write(CONFIG, control, &[3]);
         guest.device.bus_reset();
+        // QEMU switches bus mastering off, and puts it into D0, before it resets it.
+        guest.device.region_write(CONFIG, 4, &[0b010]);
         guest.device.region_write(CONFIG, control, &[0]);
+        guest.device.bus_reset();
+        guest.device.region_write(CONFIG, 4, &[0b110]);
         assert_eq!(guest.status(), status);
         guest.resume();
         assert_eq!(guest.rules(), []);
