@@ -11,6 +11,10 @@
 //!   told to wake up. So it is told, every few seconds, while a device is suspended and nobody has
 //!   been notified yet.
 //!
+//! Then tasks are frozen. One that waits for a suspended device, and can't be killed, can't be
+//! frozen either, for which the system waits for 20 seconds, with all other tasks frozen. That ends
+//! early, too, if the system is told to wake up. From then on it is not told any more.
+//!
 //! From the notification on until the system is awake no device is suspended. One that is can be
 //! resumed as long as there is user space to ask for it.
 
@@ -46,7 +50,8 @@ use crate::{
     Device, //
 };
 
-/// How long a sync may go on that waits for a suspended device, in milliseconds: about so long.
+/// How long a sync, or the freezing of tasks, may go on that waits for a suspended device, in
+/// milliseconds: about so long.
 ///
 /// A sync that is just slow is ended, too, when it happens to be under way then.
 const WAKE_UP_MS: Msecs = 3_000;
@@ -203,6 +208,25 @@ impl Sleep {
         // is, and the work is cancelled.
         unsafe { later::queue((*this).wake_up.get(), msecs_to_jiffies(WAKE_UP_MS)) };
     }
+
+    /// The same, but not from the moment on at which all tasks have been frozen, and not before
+    /// they go on.
+    ///
+    /// What is frozen next are the workqueues that can be, on one of which this is.
+    fn schedule_unless_frozen() {
+        let this = SLEEP.load(Acquire).cast::<Self>();
+        if this.is_null() {
+            return;
+        }
+        // SAFETY: As above; the workqueue is one of the system's.
+        unsafe {
+            bindings::mod_delayed_work(
+                bindings::system_freezable_wq,
+                (*this).wake_up.get(),
+                msecs_to_jiffies(WAKE_UP_MS),
+            )
+        };
+    }
 }
 
 #[pinned_drop]
@@ -218,15 +242,19 @@ impl PinnedDrop for Sleep {
     }
 }
 
-/// Has a sync end that waits for a device which is suspended.
+/// Has a sync end that waits for a device which is suspended, or the freezing of tasks.
 ///
-/// If there is no sync, this is undone by the next one, and by what comes after it.
+/// If there is neither, this is undone by the next sync, and by the beginning of the next freezing.
 unsafe extern "C" fn wake_up(_work: *mut bindings::work_struct) {
     let state = STATE.lock();
-    // From the notification on it would keep the system awake.
-    if !state.sleeping && !state.held.is_empty() {
-        // SAFETY: Any context.
-        unsafe { bindings::pm_system_wakeup() };
+    if state.held.is_empty() {
+        return;
+    }
+    // SAFETY: Any context.
+    unsafe { bindings::pm_system_wakeup() };
+    if state.sleeping {
+        Sleep::schedule_unless_frozen();
+    } else {
         Sleep::schedule();
     }
 }
@@ -237,7 +265,12 @@ unsafe extern "C" fn changed(_nb: *mut notifier_block, action: usize, _data: *mu
 
     // CAST: The number of an event.
     match action as u32 {
-        bindings::PM_SUSPEND_PREPARE => state.sleeping = true,
+        bindings::PM_SUSPEND_PREPARE => {
+            state.sleeping = true;
+            if !state.held.is_empty() {
+                Sleep::schedule_unless_frozen();
+            }
+        }
         bindings::PM_HIBERNATION_PREPARE | bindings::PM_RESTORE_PREPARE => {
             for (_, dev) in &*state.held {
                 dev_err!(

@@ -4,6 +4,7 @@
 import os
 from pathlib import Path
 
+from blk_lib import blocked
 from suspend_lib import (
     PROMPT,
     SLOWNESS,
@@ -18,6 +19,8 @@ from suspend_lib import (
 STATE = Path("/sys/power/state")
 # About how long a sync may wait for a suspended device until the sleep is given up, in seconds.
 SYNC_SECONDS = 3.0 * SLOWNESS
+# The same for a task that can't be frozen. By itself the kernel gives up after 20 seconds.
+FREEZE_SECONDS = 3.0
 
 
 def sleep(kind):
@@ -30,11 +33,29 @@ def need(kind):
         raise Skip(f"the kernel has no sleep of kind {kind}")
 
 
-def refuses_to_hibernate(dev):
-    """The system does not hibernate while a device is suspended, and says which it is."""
+def freezing_ends(dev, read, kind):
+    """A task that waits for a suspended disk can't be frozen, but does not keep others frozen."""
+    need(kind)
+    dev.request("suspend")
+    reader = Child(read)
+    blocked(reader)
+    with within(2 * FREEZE_SECONDS + PROMPT, "a sleep that is refused"):
+        expect(Child(sleep, kind).errno(20 * PROMPT + FREEZE_SECONDS), "EBUSY", kind)
+    expect(dev.state, "suspended", "state")
+    require(reader.poll() is None, "the reader has not waited")
+    dev.request("resume")
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
+
+
+def refuses_to_hibernate(dev, meanwhile=lambda: None):
+    """The system does not hibernate while a device is suspended, and says which it is.
+
+    `meanwhile` is called when the device is suspended.
+    """
     need("disk")
     log = KernelLog()
     dev.request("suspend")
+    meanwhile()
     with within(PROMPT, "a hibernation that is refused"):
         expect(Child(sleep, "disk").errno(10 * PROMPT), "EBUSY", "hibernation")
     lines = [line for line in log.lines() if "hibernate" in line and dev.name in line]
@@ -44,8 +65,11 @@ def refuses_to_hibernate(dev):
     expect(dev.state, "running", "state")
 
 
-def sync_ends(dev, path, kind):
-    """A sleep whose sync waits for a suspended disk ends by itself, and the disk can be resumed."""
+def sync_ends(dev, path, kind, then=None):
+    """A sleep whose sync waits for a suspended disk ends by itself, and the disk can be resumed.
+
+    `then` does so, if it is given.
+    """
     need(kind)
     data = os.urandom(1 << 20)
     with open(path, "r+b", buffering=0) as disk:
@@ -55,7 +79,7 @@ def sync_ends(dev, path, kind):
         with within(2 * SYNC_SECONDS + PROMPT, "a sleep that is refused"):
             expect(Child(sleep, kind).errno(10 * SYNC_SECONDS), "EBUSY", kind)
         expect(dev.state, "suspended", "state")
-        dev.request("resume")
+        (then or (lambda: dev.request("resume")))()
         expect(dev.state, "running", "state")
         os.fsync(disk.fileno())
     with open(path, "rb", buffering=0) as disk:

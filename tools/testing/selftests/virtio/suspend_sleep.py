@@ -6,7 +6,7 @@ Sleep from which the system wakes up needs a guest of its own.
 """
 
 from blk_lib import disk, works
-from awake_lib import refuses_to_hibernate, sync_ends
+from awake_lib import freezing_ends, refuses_to_hibernate, sync_ends
 from suspend_lib import case, device, run
 
 
@@ -27,6 +27,14 @@ def hibernate():
 def dirty(kind):
     target = disk()
     sync_ends(target.dev, target.path, kind)
+    works(target)
+
+
+@case("disk: {kind} while somebody waits for the suspended disk: EBUSY, and it can be resumed",
+      kind=("freeze", "mem"))
+def waited_for(kind):
+    target = disk()
+    freezing_ends(target.dev, lambda: target.read(0, 4096), kind)
     works(target)
 
 
