@@ -6,10 +6,24 @@ import contextlib
 import functools
 import os
 
+from awake_lib import freezing_ends, sync_ends
+from blk_lib import blocked
 from ext_lib import each_driver
+from ext_net_lib import Stream
 from net_lib import cable, is_up
-from sleep_lib import MODES, disk_load, is_same, refuses_to_sleep, sleep
-from suspend_lib import PROMPT, Child, case, expect, require, run, wait_for
+from sleep_lib import (
+    MODES,
+    disk_load,
+    is_kept,
+    is_same,
+    keeps_state,
+    prepare,
+    refuses_to_sleep,
+    requests_survive,
+    sleep,
+    sleeps_when_resumed,
+)
+from suspend_lib import PROMPT, Child, Skip, case, expect, require, run, wait_for
 
 
 def on(name):
@@ -77,6 +91,54 @@ def suspended_disk(devices, mode):
     dev.works()
 
 
+@case("{mode}: something to be written to a suspended disk: EBUSY in time, or it sleeps when resumed",
+      mode=MODES)  # fmt: skip
+@on("virtio_blk")
+def dirty_disk(devices, mode):
+    dev = devices[0]
+    prepare(mode)
+    sync_ends(dev, path_of(dev), "mem", then=lambda: sleeps_when_resumed(dev, mode))
+    dev.cycle()
+    dev.works()
+
+
+@case("{mode}: somebody waits for a suspended disk: EBUSY in time, and it sleeps later", mode=MODES)
+@on("virtio_blk")
+def disk_with_waiter(devices, mode):
+    dev, path = devices[0], path_of(devices[0])
+    write(path, DATA)
+    prepare(mode)
+    freezing_ends(dev, lambda: is_same(path, 0, DATA), "mem")
+    sleep(mode)
+    dev.cycle()
+    dev.works()
+
+
+@case("{mode}: requests that a disk has in process are finished", mode=MODES)
+@on("virtio_blk")
+def disk_with_requests(devices, mode):
+    requests_survive(devices[0], path_of(devices[0]), mode)
+    devices[0].cycle()
+
+
+@case("{mode}: No_Soft_Reset: a suspended disk is suspended", mode=MODES)
+@on("virtio_blk")
+def kept_disk(devices, mode):
+    found = [dev for dev in devices if keeps_state(dev)]
+    if not found:
+        raise Skip("no disk sets No_Soft_Reset")
+    dev, path = found[0], path_of(found[0])
+    write(path, DATA)
+    dev.request("suspend")
+    is_kept(dev, mode)
+    reader = Child(is_same, path, 0, DATA)
+    blocked(reader)
+    dev.request("resume")
+    expect(reader.errno(5 * PROMPT), "success", "who waited")
+    dev.cycle()
+    dev.works()
+
+
 @contextlib.contextmanager
 def network(devices):
     """The ends of the cable, up, each with the files in sysfs."""
@@ -118,6 +180,20 @@ def busy_net(devices, mode):
         received = one.report()["rx"]["packets"]
         wait_for(lambda: one.report()["rx"]["packets"] > received + 3, "answers", 5 * PROMPT)
         expect(ping.poll(), None, "the end of ping")
+
+
+@case("{mode}: a TCP connection lives, and nothing of it is lost", mode=MODES)
+@on("virtio_net")
+def connection(devices, mode):
+    with network(devices) as (one, other):
+        stream = Stream(one, other)
+        stream.moves()
+        sleep(mode)
+        for _ in range(10):
+            stream.moves()
+        one.device.cycle()
+        stream.moves()
+        stream.finish()
 
 
 @case("{mode}: a suspended interface refuses it with EBUSY, and is suspended still", mode=MODES)

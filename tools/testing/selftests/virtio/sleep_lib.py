@@ -21,6 +21,9 @@ from pathlib import Path
 
 from suspend_lib import (
     PROMPT,
+    SHARE,
+    SLOWNESS,
+    SUSPENDED,
     Child,
     Fail,
     Skip,
@@ -30,10 +33,12 @@ from suspend_lib import (
     sh,
     wait_for,
 )
+from uring_lib import Requests
 
 MODES = ("s2idle", "deep")
 POWER = Path("/sys/power")
 BLOCK = 4096
+PCI_CAPABILITIES, PCI_CAP_ID_PM, PCI_PM_CTRL, PCI_PM_CTRL_NO_SOFT_RESET = 0x34, 1, 4, 1 << 3
 # Each writer has a part of the disk of its own.
 PART = 1 << 20
 # The power button may be pressed before the system sleeps, which keeps it from that.
@@ -146,10 +151,13 @@ def _try(mode):
     return None
 
 
-def sleep(mode):
-    """The system sleeps, and is woken."""
+def sleep(mode, begin=lambda: None):
+    """The system sleeps, and is woken. Right before that `begin` is called, each time if it is tried
+    again.
+    """
     prepare(mode)
     for _ in range(ATTEMPTS):
+        begin()
         before = count("success")
         with Log() as log:
             error = _try(mode)
@@ -183,6 +191,66 @@ def hibernate(disk, way):
     require("PM: hibernation: hibernation exit" in text, f"it did not end: {text}")
 
 
+def sleeps_when_resumed(dev, mode):
+    """The system is to sleep, and waits in its sync for a suspended device, which is resumed then.
+
+    It sleeps, and is woken. Or it has waited for too long, and sleeps when it is asked to again.
+    """
+    prepare(mode)
+
+    def resume():
+        with Log() as log:
+            os.write(writer, b"l")
+            text = ""
+
+            def syncs():
+                nonlocal text
+                text += log.text()
+                return "PM: suspend entry" in text
+
+            wait_for(syncs, "the system is about to sleep", 10 * PROMPT)
+        dev.request("resume")
+
+    reader, writer = os.pipe()
+    before = count("success")
+    resuming = Child(resume)
+    os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+    error = _try(mode)
+    expect(resuming.errno(10 * PROMPT), "success", "the resume while the system is about to sleep")
+    if error is None:
+        expect(count("success"), before + 1, "sleeps by the kernel's account")
+        return
+    expect(error, "EBUSY", "the error of a sleep whose sync has waited for too long")
+    sleep(mode)
+
+
+def keeps_state(dev):
+    """Whether the PCI function sets No_Soft_Reset: its transport leaves it alone in s2idle and S3."""
+    config = (dev.pci / "config").read_bytes()
+    at = config[PCI_CAPABILITIES] & ~3
+    while at:
+        if config[at] == PCI_CAP_ID_PM:
+            return bool(config[at + PCI_PM_CTRL] & PCI_PM_CTRL_NO_SOFT_RESET)
+        at = config[at + 1] & ~3
+    return False
+
+
+def is_kept(dev, mode):
+    """A suspended device whose function keeps its state is suspended after a sleep, too, and says so;
+    nothing has been done to it meanwhile.
+    """
+    require(keeps_state(dev), f"{dev.name} does not set No_Soft_Reset")
+    expect(dev.state, "suspended", "state before")
+    resets, counts = dev.mailbox.counters()["resets"], dev.counts()
+    sleep(mode)
+    expect(dev.state, "suspended", "state")
+    expect(dev.status, SUSPENDED[dev.read("revision")], "device status")
+    expect(dev.mailbox.counters()["resets"], resets, "resets of the device")
+    expect(dev.counts(), counts, "suspends, resumes and failures")
+
+
 def _woken_early(text):
     return "Wakeup pending" in text or "wakeup" in text.lower()
 
@@ -193,6 +261,59 @@ def refuses_to_sleep(mode, expected):
     before = count("success")
     expect(_try(mode), expected, "the error of a sleep that is refused")
     expect(count("success"), before, "sleeps by the kernel's account")
+
+
+# Requests.
+
+
+# So many are in process when the system is to sleep, each for that long, in milliseconds.
+IN_FLIGHT = 8
+HOLD_MS = 2000 * SLOWNESS * SHARE
+
+
+def requests_survive(dev, path, mode):
+    """Requests that a disk has in process when the system is to sleep are finished, with their data.
+
+    Half of them write.
+    """
+    old = {number: _block(number, 1) for number in range(IN_FLIGHT)}
+    new = {number: _block(number, 2) for number in range(0, IN_FLIGHT, 2)}
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    try:
+        requests = Requests(fd, BLOCK, IN_FLIGHT)
+        expect(requests.submit(IN_FLIGHT, old), IN_FLIGHT, "writes submitted")
+        expect(requests.reap(IN_FLIGHT), [BLOCK] * IN_FLIGHT, "what was written before")
+        os.fsync(fd)
+
+        dev.mailbox.set(faults=[f"hold-ms={HOLD_MS}"])
+        tries = []
+
+        def begin():
+            for before in tries[-1:]:
+                before.reap(IN_FLIGHT)
+            tries.append(Requests(fd, BLOCK, IN_FLIGHT))
+            # S3 takes all processors offline but the first.
+            everywhere = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {max(everywhere)})
+            expect(tries[-1].submit(IN_FLIGHT, new), IN_FLIGHT, "requests submitted")
+            os.sched_setaffinity(0, everywhere)
+            wait_for(lambda: in_process(dev) == IN_FLIGHT, "the device has all requests")
+
+        sleep(mode, begin)
+        requests = tries[-1]
+        expect(requests.reap(IN_FLIGHT), [BLOCK] * IN_FLIGHT, "the requests")
+        for number in set(old) - set(new):
+            expect(requests.data(number), old[number], f"what was read of block {number}")
+        dev.mailbox.set(faults=[])
+    finally:
+        os.close(fd)
+    for number, data in (old | new).items():
+        is_same(path, number * BLOCK, data)
+
+
+def in_process(dev):
+    """How many requests the device has."""
+    return sum(queue["in_process"] for queue in dev.mailbox.stats()["queues"])
 
 
 # Load.

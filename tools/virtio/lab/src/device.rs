@@ -79,6 +79,21 @@ pub fn of_selftests() -> Vec<Spec> {
     specs
 }
 
+/// Those of the kselftests, of which the second disk, and one more entropy device, keep their state when
+/// the guest sleeps: their functions set No_Soft_Reset.
+pub fn that_sleep() -> Vec<Spec> {
+    let mut specs = of_selftests();
+    specs.pop();
+    specs.extend(
+        [
+            "--type blk --size 16M --queue-size 64 --no-soft-reset",
+            "--offer 43 --data counter --no-soft-reset",
+        ]
+        .map(Spec::new),
+    );
+    specs
+}
+
 /// The pair, and a disk with room for all of the guest's memory, which is the same in the guest's next
 /// QEMU.
 pub fn with_swap() -> Vec<Spec> {
