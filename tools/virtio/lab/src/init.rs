@@ -115,6 +115,8 @@ pub enum Job {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Selftest {
     pub program: PathBuf,
+    /// Patterns of the cases that are run; all, if there are none.
+    pub cases: Vec<String>,
     pub timeout_s: u64,
 }
 
@@ -375,6 +377,7 @@ fn selftest(args: &Args, test: &Selftest, out: &mut File) -> Result<i32> {
     let program = test.program.to_str().context("a path that is no UTF-8")?;
     let mut command = job_command(args, program);
     command
+        .args(&test.cases)
         .current_dir(directory)
         .env("PYTHONUNBUFFERED", "1")
         .stdin(Stdio::null())

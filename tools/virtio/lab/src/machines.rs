@@ -202,6 +202,7 @@ pub fn test(
     let job = Job::Selftests {
         tests: vec![Selftest {
             program: program.into(),
+            cases: Vec::new(),
             timeout_s: within.as_secs(),
         }],
         claims: None,

@@ -112,7 +112,11 @@ impl<'a> Selftests<'a> {
         config.silence = Some(SILENCE * slowness);
         config.devices = device::of_selftests();
         durations.sort(&mut programs, |path| test_name(file_name(path)));
-        let selftest = |program| Selftest { program, timeout_s };
+        let selftest = |program| Selftest {
+            program,
+            cases: Vec::new(),
+            timeout_s,
+        };
         Ok(Self {
             tree,
             kernel,
