@@ -41,7 +41,8 @@ BLOCK = 4096
 PCI_CAPABILITIES, PCI_CAP_ID_PM, PCI_PM_CTRL, PCI_PM_CTRL_NO_SOFT_RESET = 0x34, 1, 4, 1 << 3
 # Each writer has a part of the disk of its own.
 PART = 1 << 20
-# The power button may be pressed before the system sleeps, which keeps it from that.
+# The power button may be pressed before the system sleeps, which keeps it from that. So does a device
+# that is suspended when its sync is slow.
 ATTEMPTS = 5
 
 
@@ -162,7 +163,8 @@ def sleep(mode, begin=lambda: None):
         with Log() as log:
             error = _try(mode)
             text = log.text()
-        if error != "EBUSY" or not _woken_early(text):
+        # It was woken too early, or its sync ended because a device is suspended, see awake_lib.py.
+        if error != "EBUSY":
             break
     require(error is None, f"the system does not sleep: {error}: {text[-1000:]}")
     expect(count("success"), before + 1, "sleeps by the kernel's account")
@@ -249,10 +251,6 @@ def is_kept(dev, mode):
     expect(dev.status, SUSPENDED[dev.read("revision")], "device status")
     expect(dev.mailbox.counters()["resets"], resets, "resets of the device")
     expect(dev.counts(), counts, "suspends, resumes and failures")
-
-
-def _woken_early(text):
-    return "Wakeup pending" in text or "wakeup" in text.lower()
 
 
 def refuses_to_sleep(mode, expected):
