@@ -9,7 +9,7 @@
 /// The field is a set of bits that driver and device set as they come to know each other. Apart
 /// from a reset (writing 0) the driver never clears one of them, see rule D7.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug))]
+#[cfg_attr(test, derive(Debug, Hash))]
 #[repr(transparent)]
 pub struct Status(u8);
 

@@ -32,6 +32,8 @@ pub mod protocol;
 mod quiesce;
 #[path = "suspend/sleep.rs"]
 mod sleep;
+#[path = "suspend/state_machine.rs"]
+pub mod state_machine;
 #[path = "suspend/sysfs.rs"]
 mod sysfs;
 #[path = "suspend/trace.rs"]

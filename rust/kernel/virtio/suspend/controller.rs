@@ -12,9 +12,12 @@ use kernel::{
             Release, //
         },
         Arc,
-        Mutex, //
+        Mutex,
+        MutexGuard, //
     },
     time::{
+        delay::fsleep,
+        Delta,
         Instant,
         Monotonic, //
     },
@@ -25,10 +28,7 @@ use super::{
         Directory,
         Records, //
     },
-    failure::{
-        Failure,
-        Refusal, //
-    },
+    failure::Failure,
     later::Later,
     operations::Operations,
     patience::{
@@ -46,14 +46,20 @@ use super::{
         self,
         Member, //
     },
+    state_machine::{
+        Change,
+        Denial,
+        Next,
+        Outcome,
+        StateMachine,
+        Surroundings,
+        Watch, //
+    },
     sysfs,
     trace, //
 };
 use crate::{
-    sync::{
-        lock_class,
-        NoIo, //
-    },
+    sync::lock_class,
     Device,
     Feature, //
 };
@@ -62,6 +68,8 @@ use crate::{
 mod drive;
 #[path = "controller/recovery.rs"]
 mod recovery;
+#[path = "controller/request.rs"]
+mod request;
 
 /// The deadline of a transition unless it is set through sysfs, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u32 = 10_000;
@@ -71,6 +79,11 @@ const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 1..=600_000;
 
 /// How long a device may take to resume when it is unbound, in milliseconds.
 const UNBIND_MS: u32 = 1_000;
+
+/// How long a request can go on when the system goes down, in milliseconds: it is interrupted, and
+/// what it has begun is taken back.
+// CAST: `protocol::ROLLBACK_NS` is a second.
+const SHUT_DOWN_MS: usize = 1_000 + (protocol::ROLLBACK_NS / 1_000_000) as usize;
 
 /// Accepts one of the revisions that are in the negotiated features, and takes back the other.
 ///
@@ -116,19 +129,9 @@ pub(crate) fn negotiate_offered(dev: &Device, driver_has_42: bool) -> Option<Rev
     )
 }
 
-/// How it was found out that a device has failed.
-#[derive(Clone, Copy)]
-enum Cause {
-    /// By a request.
-    Request,
-    /// By the watch, which may have recovered it right before.
-    Watch { hopeless: bool },
-}
-
-/// What sysfs shows.
+/// What sysfs shows, beside the state.
 #[derive(Clone, Copy)]
 pub(super) struct Stats {
-    pub(super) state: State,
     pub(super) timeout_ms: u32,
     pub(super) suspends: u64,
     pub(super) resumes: u64,
@@ -141,22 +144,19 @@ pub(super) struct Stats {
 }
 
 struct Inner {
+    machine: StateMachine,
     stats: Stats,
-    /// Whether the device is out of operation for others: the system sleeps, or goes down, or the
-    /// function is being reset.
-    frozen: bool,
     /// When the device was last recovered.
     recovered: Option<Instant<Monotonic>>,
-    /// Whether the device has been asked to resume, and has not done so yet.
-    resume_asked: bool,
-    /// For how many milliseconds the device is still to be watched, and until the next look.
-    watch: (u32, u32),
-    /// Whether there was a reason to look at the device while it was not running.
-    look_due: bool,
+    /// How long the device is still to be looked at.
+    watch: Watch,
     directory: Option<Directory>,
 }
 
 /// The controller of a device.
+///
+/// What it decides is in [`StateMachine`]. The rest is done here: locks, time, and what comes of a
+/// decision.
 ///
 /// `inner` is only locked for a moment, never while the device is waited for: a request marks
 /// itself in the state, so that another one is told [`EBUSY`]. `order` is taken before `inner`, for
@@ -194,8 +194,8 @@ impl Controller {
         try_pin_init!(Self {
             revision,
             inner <- Mutex::new(Inner {
+                machine: StateMachine::running(),
                 stats: Stats {
-                    state: State::Running,
                     timeout_ms: DEFAULT_TIMEOUT_MS,
                     suspends: 0,
                     resumes: 0,
@@ -206,11 +206,8 @@ impl Controller {
                     last_resume_ns: 0,
                     last_error: None,
                 },
-                frozen: false,
                 recovered: None,
-                resume_asked: false,
-                watch: (0, 0),
-                look_due: false,
+                watch: Watch::OFF,
                 directory: None,
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
@@ -230,11 +227,7 @@ impl Controller {
     /// [`EBUSY`] if the device is suspended, or a request is under way.
     pub(crate) fn while_running(&self, f: impl FnOnce()) -> Result {
         let _order = self.order.lock();
-        let inner = self.inner.lock();
-        // A device that is initialised again after the sleep of the system is not suspended.
-        let busy = !inner.frozen && !matches!(inner.stats.state, State::Running | State::Failed);
-        drop(inner);
-        if busy {
+        if self.inner.lock().machine.is_gated() {
             return Err(EBUSY);
         }
         f();
@@ -243,8 +236,7 @@ impl Controller {
 
     /// Returns whether the device has been neither suspended nor given up, nor is about to be.
     pub(crate) fn is_running(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.stats.state == State::Running && !inner.frozen
+        self.inner.lock().machine.is_running()
     }
 
     /// Returns whether the device is watched, and recovered when it fails.
@@ -282,19 +274,19 @@ impl Controller {
     /// Watches a device while its driver is started, until [`Controller::end_watch`]: as above.
     pub(crate) fn watch_start(&self, dev: &Device<Bound>) {
         if self.revision.is_some() {
-            self.watch(dev);
+            self.watch(dev, u32::MAX);
         }
     }
 
     /// Ends what [`Controller::watch_start`] began. May sleep.
     pub(crate) fn end_watch(&self) {
-        self.inner.lock().watch = (0, 0);
+        self.inner.lock().watch = Watch::OFF;
         self.watch.cancel();
     }
 
     /// The device is about to be reset. Whatever was asked of it is void.
     pub(crate) fn stop(&self) {
-        self.inner.lock().resume_asked = false;
+        self.inner.lock().machine.forget_asked();
     }
 
     /// The system is about to sleep: from here on nothing is done with the device but what user
@@ -302,13 +294,12 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if a request is under way, or a look at the device.
+    /// [`EBUSY`] if a request is under way, or the device is being recovered.
     pub(crate) fn prepare_to_sleep(&self) -> Result {
+        // Who looks at the device holds it.
+        let _order = self.order.lock();
         self.sleeping.store(true, Release);
-        match self.inner.lock().stats.state {
-            State::Suspending | State::Resuming => Err(EBUSY),
-            _ => Ok(()),
-        }
+        Ok(self.inner.lock().machine.prepare_to_sleep()?)
     }
 
     /// The driver has been bound: if the system is about to sleep, that is not news for others.
@@ -322,30 +313,33 @@ impl Controller {
     ///
     /// [`EBUSY`] if a request is under way.
     pub(crate) fn freeze(&self) -> Result {
-        let mut inner = self.inner.lock();
-        if matches!(inner.stats.state, State::Suspending | State::Resuming) {
-            return Err(EBUSY);
-        }
-        inner.frozen = true;
-        Ok(())
+        Ok(self.inner.lock().machine.freeze()?)
     }
 
     /// The system is about to go down: nothing that is under way puts the device into operation
-    /// again.
+    /// again, and no request is under way any more when this returns. May sleep.
     pub(crate) fn shut_down(&self) {
-        self.inner.lock().frozen = true;
+        self.inner.lock().machine.shut_down();
         self.interruption.going_down();
+        for _ in 0..SHUT_DOWN_MS {
+            if !self.inner.lock().machine.in_transition() {
+                break;
+            }
+            fsleep(Delta::from_millis(1));
+        }
     }
 
-    /// The system is awake, and the device has been initialised again: it runs, if that succeeded.
+    /// The system is awake, or the function has been reset, and the device has been initialised
+    /// again: it runs, if that succeeded. If not, those who wait for it have been told.
     pub(crate) fn thaw(&self, dev: &Device<Bound>, result: Result) {
-        let to = if result.is_ok() {
-            State::Running
+        let outcome = if result.is_ok() {
+            Outcome::Operates
         } else {
-            State::Failed
+            Outcome::GivenUp
         };
-        self.inner.lock().frozen = false;
-        self.enter(dev, to, result);
+        let order = self.order.lock();
+        let next = self.inner.lock().machine.thaw(outcome);
+        self.follow(order, dev, next, result);
     }
 
     /// The system is awake. What has become of the device is yet to be seen.
@@ -353,9 +347,13 @@ impl Controller {
         self.sleeping.store(false, Release);
     }
 
-    /// Returns whether somebody else has, or may have, the device.
-    fn is_out_of_reach(&self, inner: &Inner) -> bool {
-        inner.frozen || self.sleeping.load(Acquire)
+    /// Returns what others are about to do with the device.
+    fn others(&self, ops: &dyn Operations) -> Surroundings {
+        Surroundings {
+            unbinding: self.is_unbinding(),
+            sleeping: self.sleeping.load(Acquire),
+            being_reset: ops.is_being_reset(),
+        }
     }
 
     /// The device is about to be unbound, and nobody but the caller uses the controller: nothing is
@@ -370,7 +368,7 @@ impl Controller {
     ///
     /// Returns whether it runs.
     pub(crate) fn resume_to_unbind(&self, dev: &Device<Bound>) -> bool {
-        let (Some(revision), State::Suspended) = (self.revision, self.stats().state) else {
+        let (Some(revision), State::Suspended) = (self.revision, self.state()) else {
             return false;
         };
         let patience = Patience::of_unbinder(self.stats().timeout_ms.min(UNBIND_MS));
@@ -398,7 +396,12 @@ impl Controller {
         self.revision
     }
 
-    /// Returns a copy of what sysfs shows.
+    /// Returns the state of the device.
+    pub(super) fn state(&self) -> State {
+        self.inner.lock().machine.state()
+    }
+
+    /// Returns a copy of what else sysfs shows.
     pub(super) fn stats(&self) -> Stats {
         self.inner.lock().stats
     }
@@ -416,90 +419,6 @@ impl Controller {
         Ok(())
     }
 
-    /// Suspends or resumes the device; returns when it is done. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// As in Documentation/ABI/testing/sysfs-bus-virtio-suspend.
-    pub(super) fn request(&self, ops: &dyn Operations, dev: &Device<Bound>, goal: Goal) -> Result {
-        // What is suspended may be what memory is written back to.
-        let _no_io = NoIo::enter();
-        let started = Instant::<Monotonic>::now();
-        let (from, via, to) = match goal {
-            Goal::Suspend => (State::Running, State::Suspending, State::Suspended),
-            Goal::Resume => (State::Suspended, State::Resuming, State::Running),
-        };
-
-        let Some(revision) = self.revision else {
-            return self.refuse(EOPNOTSUPP, ops.obstacle().1);
-        };
-        // D14: the transport of Linux 7.3 issues admin commands whenever DRIVER_OK is in a value
-        // that is written to the status, and that for SUSPEND contains it.
-        if dev.has_feature(Feature::ADMIN_VQ) {
-            return self.refuse(EOPNOTSUPP, "device has an administration virtqueue");
-        }
-
-        let order = self.order.lock();
-        let mut inner = self.inner.lock();
-        match inner.stats.state {
-            state if state == to => return Err(EALREADY),
-            State::Suspending | State::Resuming => return Err(EBUSY),
-            State::Failed => return Err(EIO),
-            _ if inner.frozen || ops.is_being_reset() => return Err(EBUSY),
-            _ if self.is_unbinding() => return Err(ENODEV),
-            _ => {}
-        }
-        if goal == Goal::Suspend {
-            self.member.hold(dev)?;
-        }
-        inner.stats.state = via;
-        let patience = Patience::new(inner.stats.timeout_ms, &self.interruption);
-        drop(inner);
-        self.announce(dev, from, via, Ok(()));
-        drop(order);
-
-        let verdict = match goal {
-            Goal::Suspend => self.suspend(ops, dev, revision, &patience),
-            Goal::Resume => self.resume(ops, dev, revision, &patience),
-        };
-        let ns = started.elapsed().as_nanos();
-
-        let Err(refusal) = verdict else {
-            let mut inner = self.inner.lock();
-            let stats = &mut inner.stats;
-            match goal {
-                Goal::Suspend => {
-                    stats.suspends += 1;
-                    stats.last_suspend_ns = ns;
-                }
-                Goal::Resume => {
-                    stats.resumes += 1;
-                    stats.last_resume_ns = ns;
-                }
-            }
-            drop(inner);
-            self.enter(dev, to, Ok(()));
-            return Ok(());
-        };
-
-        let failure = refusal.failure;
-        if refusal.usable {
-            self.record(failure);
-            let name = match goal {
-                Goal::Suspend => "suspend",
-                Goal::Resume => "resume",
-            };
-            dev_warn!(dev, "{name} failed: {}\n", failure.reason);
-            if goal == Goal::Suspend {
-                self.watch(dev);
-            }
-            self.enter(dev, from, Err(failure.error));
-        } else {
-            self.fail(self.order.lock(), ops, dev, refusal, Cause::Request);
-        }
-        Err(failure.error)
-    }
-
     /// Counts a failure.
     fn record(&self, failure: Failure) {
         let stats = &mut self.inner.lock().stats;
@@ -507,81 +426,38 @@ impl Controller {
         stats.last_error = Some(failure);
     }
 
-    /// Changes the state, and announces it.
-    fn enter(&self, dev: &Device<Bound>, to: State, result: Result) {
-        let _order = self.order.lock();
-        let mut inner = self.inner.lock();
-        let from = core::mem::replace(&mut inner.stats.state, to);
-        let look = to == State::Running && core::mem::take(&mut inner.look_due);
-        drop(inner);
-        if from != to {
-            self.announce(dev, from, to, result);
+    /// Does what is to be done when something is over. `order` has been locked since before.
+    fn follow(&self, order: MutexGuard<'_, ()>, dev: &Device<Bound>, next: Next, result: Result) {
+        if let Some(change) = next.change {
+            self.announce(dev, change, result);
         }
-        if look {
+        drop(order);
+        if next.look {
             self.look_soon(dev);
         }
     }
 
-    /// Refuses a request for good.
-    fn refuse(&self, error: Error, reason: &'static str) -> Result {
-        self.record(Failure { error, reason });
-        Err(error)
-    }
-
-    /// Suspends the device, in the order of Documentation/virtio/suspend.rst.
-    fn suspend(
-        &self,
-        ops: &dyn Operations,
-        dev: &Device<Bound>,
-        revision: Revision,
-        patience: &Patience<'_>,
-    ) -> Result<(), Refusal> {
-        // 1. Gate: the driver, its virtqueues, and configuration changes.
-        ops.gate(dev, patience).map_err(Refusal::usable)?;
-
-        // 2. and 3. Set SUSPEND, and re-read the status.
-        self.drive(dev, revision, Goal::Suspend, patience)
-            .inspect_err(|refusal| {
-                if refusal.usable {
-                    ops.reopen(dev);
-                }
-            })?;
-
-        // 4. Quiesce: no callback runs, and what the device used is the driver's again.
-        ops.quiesce(dev, &mut self.records.queues.lock());
-        Ok(())
-    }
-
-    /// Resumes the device.
-    fn resume(
-        &self,
-        ops: &dyn Operations,
-        dev: &Device<Bound>,
-        revision: Revision,
-        patience: &Patience<'_>,
-    ) -> Result<(), Refusal> {
-        self.drive(dev, revision, Goal::Resume, patience)?;
-        ops.reopen(dev);
-        // What the device has said meanwhile may have been lost with what was behind it then.
-        ops.look_at_config(dev);
-        Ok(())
-    }
-
     /// Tells the world of a change of state: who polls `state`, who listens to uevents, and the
     /// trace.
-    fn announce(&self, dev: &Device<Bound>, from: State, to: State, result: Result) {
-        if matches!(to, State::Running | State::Failed) {
+    fn announce(&self, dev: &Device<Bound>, change: Change, result: Result) {
+        if change.lets_go() {
             self.member.let_go();
         }
-        trace::transition(dev, from, to, result);
+        trace::transition(dev, change.from, change.to, result);
         sysfs::notify(dev);
-        // A request that was refused changed nothing for those who listen.
-        let refused = matches!(
-            (from, to),
-            (State::Suspending, State::Running) | (State::Resuming, State::Suspended)
-        );
-        if !refused {
-            sysfs::uevent(dev, to);
+        if let Some(state) = change.event() {
+            sysfs::uevent(dev, state);
+        }
+    }
+}
+
+impl From<Denial> for Error {
+    fn from(denial: Denial) -> Self {
+        match denial {
+            Denial::Already => EALREADY,
+            Denial::Busy => EBUSY,
+            Denial::Failed => EIO,
+            Denial::Unbinding => ENODEV,
         }
     }
 }

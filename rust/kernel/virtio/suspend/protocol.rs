@@ -37,7 +37,7 @@ pub enum Revision {
 
 /// The state of a device, as far as suspending it goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug))]
+#[cfg_attr(test, derive(Debug, Hash))]
 #[repr(u8)]
 pub enum State {
     /// The device operates.
@@ -67,7 +67,7 @@ impl State {
 
 /// Why a transition did not end where it was to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug))]
+#[cfg_attr(test, derive(Debug, Hash))]
 pub enum Reason {
     /// The status does not allow to begin, see rule D2: it was this.
     NotReady(Status),
@@ -108,7 +108,7 @@ impl Reason {
 
 /// What a status says about a device.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug))]
+#[cfg_attr(test, derive(Debug, Hash))]
 pub enum Condition {
     /// The device operates.
     Running,
@@ -153,7 +153,7 @@ impl Condition {
 
 /// Where a transition leads.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug))]
+#[cfg_attr(test, derive(Debug, Hash))]
 pub enum Goal {
     /// From running to suspended.
     Suspend,

@@ -228,7 +228,10 @@ fn stats(ops: &dyn Operations) -> Stats {
 
 files! {
     StateFile: c"state" {
-        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).state.name()));
+        const SHOW: Option<Show> = Some(|ops, f| {
+            let state = ops.controller().state();
+            writeln!(f, "{}", state.name())
+        });
     }
 
     RequestFile: c"request" {

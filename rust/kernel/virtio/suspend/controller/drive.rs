@@ -54,7 +54,7 @@ impl Controller {
         // CAST: Time doesn't run backwards.
         let elapsed_ns = || started.elapsed().as_nanos() as u64;
 
-        let asked = core::mem::replace(&mut self.inner.lock().resume_asked, goal == Goal::Resume);
+        let asked = self.inner.lock().machine.ask(goal);
         let status = Self::read_status(dev);
         let (mut transition, mut action) =
             Transition::begin(revision, goal, status, timeout_ns, asked).map_err(
@@ -91,12 +91,12 @@ impl Controller {
                     }
                 },
                 Action::Done => {
-                    self.inner.lock().resume_asked = false;
+                    self.inner.lock().machine.forget_asked();
                     return Ok(());
                 }
                 Action::RolledBack(Reason::Lost) => {
                     // The request may not have reached it.
-                    self.inner.lock().resume_asked = false;
+                    self.inner.lock().machine.forget_asked();
                     return Err(Refusal::new(Reason::Lost, !dev.is_disconnected()));
                 }
                 Action::RolledBack(why) => return Err(Refusal::new(why, true)),

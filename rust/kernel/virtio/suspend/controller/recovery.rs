@@ -20,13 +20,22 @@ use super::{
         operations::Operations,
         patience::Patience,
         protocol::{
-            self,
+            Condition,
             Goal,
             Reason,
-            State, //
+            Revision, //
+        },
+        state_machine::{
+            Cause,
+            Change,
+            Diagnosis,
+            Look,
+            Looked,
+            Outcome,
+            Postponed,
+            Watch, //
         },
     },
-    Cause,
     Controller, //
 };
 use crate::{
@@ -37,10 +46,7 @@ use crate::{
 
 /// How long a device that did not suspend in time is watched, in milliseconds: there are devices
 /// that do not listen to the driver's change of mind, and suspend nevertheless.
-const WATCH_MS: u32 = 60_000;
-
-/// The shortest and the longest time between two looks at such a device, in milliseconds.
-const WATCH_STEP_MS: core::ops::RangeInclusive<u32> = 10..=1_000;
+pub(super) const WATCH_MS: u32 = 60_000;
 
 /// A device that breaks by itself so shortly after it was recovered is not recovered again.
 const RECOVERY_INTERVAL: Delta = Delta::from_secs(10);
@@ -48,37 +54,48 @@ const RECOVERY_INTERVAL: Delta = Delta::from_secs(10);
 /// How often, with a millisecond between, the device lock is tried to be taken.
 const LOCK_TRIES: usize = 1000;
 
+/// When it is tried again after that, in milliseconds.
+const RETRY_MS: u32 = 1_000;
+
 impl Controller {
-    /// The device has failed: only a reset helps, if anything does (rule D9).
-    ///
-    /// `order` is locked, so that no request begins in between.
-    pub(super) fn fail(
+    /// A request finds that the device has failed: only a reset helps, if anything does (rule D9).
+    pub(super) fn fail(&self, ops: &dyn Operations, dev: &Device<Bound>, refusal: Refusal) {
+        let order = self.order.lock();
+        let change = self.inner.lock().machine.fail(Diagnosis {
+            lost: refusal.lost,
+            hopeless: false,
+        });
+        self.announce_failure(order, dev, change, refusal);
+        self.recover(ops, dev, Cause::Request);
+    }
+
+    /// `order` has been locked since before the device was found to have failed.
+    fn announce_failure(
         &self,
         order: MutexGuard<'_, ()>,
-        ops: &dyn Operations,
         dev: &Device<Bound>,
+        change: Change,
         refusal: Refusal,
-        cause: Cause,
     ) {
         let failure = refusal.failure;
         self.record(failure);
-        let from = core::mem::replace(&mut self.inner.lock().stats.state, State::Failed);
-        self.announce(dev, from, State::Failed, Err(failure.error));
+        self.announce(dev, change, Err(failure.error));
         drop(order);
-
         dev_err!(dev, "{}; the device is out of operation\n", failure.reason);
-        self.recover(ops, dev, refusal.lost, cause);
-        // Maybe somebody else has put it into operation meanwhile.
-        if core::mem::take(&mut self.inner.lock().look_due) {
-            self.look_soon(dev);
-        }
     }
 
-    /// Begins to watch a device that did not suspend in time.
-    pub(super) fn watch(&self, dev: &Device<Bound>) {
-        let step = *WATCH_STEP_MS.start();
-        self.inner.lock().watch = (WATCH_MS, step);
-        self.watch.schedule(dev, msecs_to_jiffies(step));
+    /// Looks at a device again and again, for so many milliseconds.
+    pub(super) fn watch(&self, dev: &Device<Bound>, ms: u32) {
+        self.inner.lock().watch = Watch::new(ms);
+        self.watch_on(dev);
+    }
+
+    /// Has a device that is watched looked at again in a while.
+    fn watch_on(&self, dev: &Device<Bound>) {
+        let step = self.inner.lock().watch.step();
+        if let Some(ms) = step {
+            self.watch.schedule(dev, msecs_to_jiffies(ms));
+        }
     }
 
     /// The device says that something has changed, or has put something into a virtqueue that can't
@@ -92,7 +109,8 @@ impl Controller {
     }
 
     /// Looks at a device that should be running. Resumes it if it has suspended itself, which one
-    /// does that did not suspend in time, and recovers it if it needs a reset (rule D9).
+    /// does that did not suspend in time, and recovers it if it needs a reset (rule D9), or if that
+    /// is still due.
     ///
     /// A device that has been reset and initialised by somebody else runs, whatever it was before.
     pub(crate) fn look(&self, ops: &dyn Operations, dev: &Device<Bound>) {
@@ -102,35 +120,40 @@ impl Controller {
         // As in `request`.
         let _no_io = NoIo::enter();
 
-        // While `order` is locked no request can begin. One that is under way looks at the device,
-        // too, but maybe not late enough: it is looked at once more when that has ended.
+        // While `order` is locked no request can begin.
         let order = self.order.lock();
-        let mut inner = self.inner.lock();
-        let state = inner.stats.state;
-        let out_of_reach = self.is_out_of_reach(&inner);
-        // Configuration changes are let through again before a resume has ended, but after it has
-        // read the status for the last time.
-        inner.look_due = state != State::Running;
-        drop(inner);
-        // One that is being reset is looked at when it operates again.
-        if matches!(state, State::Suspending | State::Resuming)
-            || out_of_reach
-            || ops.is_being_reset()
-        {
-            return;
-        }
-        let operates = ops.take_foreign_reset();
-        if state != State::Running {
-            if operates {
-                self.inner.lock().stats.state = State::Running;
-                ops.reopen(dev);
-                self.announce(dev, state, State::Running, Ok(()));
+        let look = self.inner.lock().machine.look(&self.others(ops));
+        match look {
+            Look::Later => {}
+            Look::Standing { failed } => {
+                if ops.take_foreign_reset() {
+                    let next = self.inner.lock().machine.adopt();
+                    ops.reopen(dev);
+                    self.follow(order, dev, next, Ok(()));
+                } else if failed {
+                    drop(order);
+                    self.recover(ops, dev, Cause::Watch);
+                }
             }
-            return;
+            Look::Status => {
+                let _ = ops.take_foreign_reset();
+                self.look_at_status(order, ops, dev, revision);
+            }
         }
-        let mut condition = protocol::Condition::of(revision, Self::read_status(dev));
-        if condition == protocol::Condition::Running && ops.is_broken(dev) {
-            condition = protocol::Condition::Broken(Reason::NeedsReset);
+    }
+
+    /// Reads the status of a device that should be running. `order` has been locked since that was
+    /// known.
+    fn look_at_status(
+        &self,
+        order: MutexGuard<'_, ()>,
+        ops: &dyn Operations,
+        dev: &Device<Bound>,
+        revision: Revision,
+    ) {
+        let mut condition = Condition::of(revision, Self::read_status(dev));
+        if condition == Condition::Running && ops.is_broken(dev) {
+            condition = Condition::Broken(Reason::NeedsReset);
         }
 
         let mut inner = self.inner.lock();
@@ -139,50 +162,54 @@ impl Controller {
             .recovered
             .as_ref()
             .is_some_and(|recovered| recovered.elapsed() < RECOVERY_INTERVAL);
-        let cause = Cause::Watch { hopeless };
-        // One that nobody has asked to suspend has been initialised by somebody else, after a
-        // reset.
-        let asked = inner.stats.suspends + inner.stats.failures > 0;
-        if !asked
-            && matches!(
-                condition,
-                protocol::Condition::Suspended | protocol::Condition::Between
-            )
-        {
-            condition = protocol::Condition::Broken(Reason::Reset);
-        }
-        match condition {
-            protocol::Condition::Running => {
-                let (left, step) = inner.watch;
-                if left > 0 {
-                    self.watch.schedule(dev, msecs_to_jiffies(step));
-                    let next = (step * 2).min(*WATCH_STEP_MS.end());
-                    inner.watch = (left.saturating_sub(step), next);
-                }
-            }
-            protocol::Condition::Broken(why) => {
-                drop(inner);
-                self.fail(order, ops, dev, Refusal::new(why, false), cause);
-            }
-            protocol::Condition::Suspended | protocol::Condition::Between => {
-                if self.is_out_of_reach(&inner) {
-                    return;
-                }
-                let patience = Patience::new(inner.stats.timeout_ms, &self.interruption);
-                inner.stats.state = State::Resuming;
-                drop(inner);
-                self.announce(dev, State::Running, State::Resuming, Ok(()));
-                drop(order);
+        let looked = inner.machine.looked(condition, hopeless, &self.others(ops));
+        let timeout_ms = inner.stats.timeout_ms;
+        drop(inner);
 
-                dev_warn!(dev, "suspended after all, too late: resuming it\n");
-                match self.drive(dev, revision, Goal::Resume, &patience) {
-                    Ok(()) => {
-                        // Notifications that were sent meanwhile may have been ignored.
-                        ops.notify(dev);
-                        self.enter(dev, State::Running, Ok(()));
-                    }
-                    Err(refusal) => self.fail(self.order.lock(), ops, dev, refusal, cause),
-                }
+        match looked {
+            Looked::Later => {}
+            Looked::Running => self.watch_on(dev),
+            Looked::Failed(change, why) => {
+                self.announce_failure(order, dev, change, Refusal::new(why, false));
+                self.recover(ops, dev, Cause::Watch);
+            }
+            Looked::Resume(change) => {
+                let patience = Patience::new(timeout_ms, &self.interruption);
+                self.announce(dev, change, Ok(()));
+                drop(order);
+                self.resume_late(ops, dev, revision, hopeless, &patience);
+            }
+        }
+    }
+
+    /// Resumes a device that has suspended too late.
+    fn resume_late(
+        &self,
+        ops: &dyn Operations,
+        dev: &Device<Bound>,
+        revision: Revision,
+        hopeless: bool,
+        patience: &Patience<'_>,
+    ) {
+        dev_warn!(dev, "suspended after all, too late: resuming it\n");
+        match self.drive(dev, revision, Goal::Resume, patience) {
+            Ok(()) => {
+                // Notifications that were sent meanwhile may have been ignored.
+                ops.notify(dev);
+                let order = self.order.lock();
+                let next = self.inner.lock().machine.complete(Goal::Resume);
+                self.follow(order, dev, next, Ok(()));
+                // Who watches it for something else goes on to do so.
+                self.watch_on(dev);
+            }
+            Err(refusal) => {
+                let order = self.order.lock();
+                let change = self.inner.lock().machine.fail(Diagnosis {
+                    lost: refusal.lost,
+                    hopeless,
+                });
+                self.announce_failure(order, dev, change, refusal);
+                self.recover(ops, dev, Cause::Watch);
             }
         }
     }
@@ -193,45 +220,69 @@ impl Controller {
     ///
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
     /// on.
-    fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>, lost: bool, cause: Cause) {
-        let Some(_lock) = self.lock_device(dev) else {
-            if matches!(cause, Cause::Watch { .. }) {
-                if self.is_unbinding() {
-                    // The driver may wait for the device in its `unbind`. Who unbinds it holds the
-                    // lock, and goes no further than that before the watch has been cancelled.
-                    ops.give_up(dev);
-                } else {
-                    // The same when it is started by its probe.
-                    ops.fail_probe(dev);
-                }
-            }
+    fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>, cause: Cause) {
+        let lock = self.lock_device(dev);
+        // Whether it is still to be recovered: somebody else may have done it, or have the device.
+        let diagnosis = lock
+            .as_ref()
+            .and_then(|_| self.inner.lock().machine.begin_recovery(&self.others(ops)));
+        let Some(Diagnosis { lost, hopeless }) = diagnosis else {
+            drop(lock);
+            self.postpone(ops, dev, cause);
             return;
         };
-        let hopeless = matches!(cause, Cause::Watch { hopeless: true });
         let reset = !lost && !hopeless && *crate::parameters::recover.value_ref();
 
-        match ops.recover(dev, lost, reset) {
+        let outcome = match ops.recover(dev, lost, reset) {
             Ok(true) => {
-                let mut inner = self.inner.lock();
-                inner.stats.recoveries += 1;
-                inner.recovered = Some(Instant::now());
-                drop(inner);
                 dev_info!(dev, "recovered by a reset\n");
-                self.enter(dev, State::Running, Ok(()));
-                ops.look_at_config(dev);
+                Outcome::Operates
             }
-            Ok(false) => {}
-            Err(error) => dev_err!(dev, "can't be recovered: {error:?}\n"),
+            Ok(false) => Outcome::GivenUp,
+            Err(error) => {
+                dev_err!(dev, "can't be recovered: {error:?}\n");
+                Outcome::GivenUp
+            }
+        };
+        let order = self.order.lock();
+        let mut inner = self.inner.lock();
+        if outcome == Outcome::Operates {
+            inner.stats.recoveries += 1;
+            inner.recovered = Some(Instant::now());
+        }
+        let next = inner.machine.recovered(outcome);
+        drop(inner);
+        self.follow(order, dev, next, Ok(()));
+        if outcome == Outcome::Operates {
+            ops.look_at_config(dev);
         }
     }
 
-    /// Takes the device lock, unless the device is about to be unbound, or the system to sleep or
-    /// to go down: whoever does that holds the lock, and waits for this request or the watch to
-    /// end.
+    /// The device lock could not be had, or others have the device.
+    fn postpone(&self, ops: &dyn Operations, dev: &Device<Bound>, cause: Cause) {
+        let postponed = self.inner.lock().machine.postpone(cause, &self.others(ops));
+        match postponed {
+            Postponed::Leave => {}
+            // The driver may wait for the device in its `unbind`. Who unbinds it holds the lock,
+            // and goes no further than that before the watch has been cancelled.
+            Postponed::GiveUp => ops.give_up(dev),
+            Postponed::Retry => {
+                if cause == Cause::Watch {
+                    // The same when it is started by its probe.
+                    ops.fail_probe(dev);
+                }
+                self.watch.schedule(dev, msecs_to_jiffies(RETRY_MS));
+            }
+        }
+    }
+
+    /// Takes the device lock, unless the device is about to be unbound, or the system to go down:
+    /// whoever does that holds the lock, and waits for this request or the watch to end. So does
+    /// who puts the system to sleep or resets the function, which is why it is not waited for.
     fn lock_device<'a>(&self, dev: &'a Device<Bound>) -> Option<DeviceLock<'a>> {
         for _ in 0..LOCK_TRIES {
             if let Some(lock) = dev.try_lock() {
-                return (!self.is_out_of_reach(&self.inner.lock())).then_some(lock);
+                return Some(lock);
             }
             if self.interruption.reason().is_some() {
                 break;
