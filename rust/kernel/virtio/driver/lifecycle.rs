@@ -482,10 +482,10 @@ impl<T: Driver + 'static> Adapter<T> {
 
     /// Undoes a probe, complete or not. The device lock is held.
     fn tear_down(dev: &Device<CoreInternal<'_>>) {
-        dev.common().cancel();
-        Self::stop(dev);
-        // A callback may have asked for it again, before callbacks were excluded.
+        // For good: a callback may ask for it again, and a look at a device that is being stopped
+        // would find that it has failed, and stop it, too.
         dev.common().close();
+        Self::stop(dev);
         if dev.common().is_populated() {
             Self::give_up(dev);
         }
