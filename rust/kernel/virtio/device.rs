@@ -110,6 +110,23 @@ impl Device {
         unsafe { bindings::device_trylock(self.as_raw_device()) }.then(|| DeviceLock(self))
     }
 
+    /// Returns whether somebody has the lock of the device's parent, such as whoever resets the
+    /// function.
+    pub(crate) fn is_parent_locked(&self) -> bool {
+        // SAFETY: By the type invariant the pointer is valid.
+        let parent = unsafe { (*self.as_raw_device()).parent };
+        if parent.is_null() {
+            return false;
+        }
+        // SAFETY: A device holds a reference to its parent.
+        let locked = unsafe { bindings::device_trylock(parent) };
+        if locked {
+            // SAFETY: The lock has been taken right above.
+            unsafe { bindings::device_unlock(parent) };
+        }
+        !locked
+    }
+
     /// Waits until no callback of a virtqueue runs that began before the call. May sleep.
     pub(crate) fn synchronize_callbacks(&self) {
         // SAFETY: By the type invariant the pointer is valid.

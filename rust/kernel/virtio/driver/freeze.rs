@@ -73,15 +73,17 @@ impl<T: Driver + 'static> Adapter<T> {
         (common.driver == TypeId::of::<T>()).then_some(common)
     }
 
-    /// Gives a device up whose function has been reset, if the virtio core could not initialise it
-    /// after that: `reset_done` is not called then. The virtio core sets FAILED.
+    /// Gives a device up whose function has been reset, if `reset_done` does not come. The virtio
+    /// core could not initialise the device then, and sets FAILED. Or the transport could not
+    /// enable the function, or has not disabled it, because user space has enabled it, too: who
+    /// resets the function has let go of its lock by then.
     pub(super) fn reset_work(dev: &Device<Bound>) {
         // As in `freeze_callback`.
         let _no_io = NoIo::enter();
         let common = dev.common();
         match dev.try_lock() {
             Some(_) if !common.frozen.load(Relaxed) => {}
-            Some(_) if dev.has_failed() => {
+            Some(_) if dev.has_failed() || !dev.is_parent_locked() => {
                 resets::end(dev.as_raw());
                 // SAFETY: The device is bound, and its lock is held.
                 let dev = unsafe { Self::core(dev.as_raw()) };

@@ -66,11 +66,12 @@ pub(super) fn wait(dev: &Device<Bound>) {
         if !RESETS.lock().contains(&vdev.addr()) {
             return;
         }
-        if dev.has_failed() {
+        // Who resets the function holds its lock. So does who removes it, and calls this.
+        if dev.has_failed() || !dev.is_parent_locked() {
             break;
         }
         fsleep(Delta::from_millis(STEP_MS));
     }
-    // The virtio core could not initialise the device, and does not tell.
+    // The device could not be initialised, and nobody tells.
     end(vdev);
 }
