@@ -11,7 +11,12 @@ pub mod status;
 #[path = "../../../../rust/kernel/virtio/suspend/protocol.rs"]
 pub mod protocol;
 
+#[path = "../../../../rust/kernel/virtio/suspend/state_machine.rs"]
+pub mod state_machine;
+
 #[cfg(test)]
 mod exhaustive;
+#[cfg(test)]
+mod interleavings;
 #[cfg(test)]
 mod properties;
