@@ -211,7 +211,7 @@ impl ConfigSpace {
 
     /// Whether it has been put into D3hot, and keeps its state there.
     ///
-    /// QEMU puts a function of vfio into D0 right before it resets it. So this holds until something
+    /// QEMU switches a function of vfio on right before it resets it. So this holds until something
     /// else than its configuration space is accessed.
     pub fn keeps_state(&self) -> bool {
         self.is_in_d3hot() || self.woken

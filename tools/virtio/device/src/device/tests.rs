@@ -735,7 +735,7 @@ fn what_is_kept_in_d3hot_survives_a_reset_of_the_bus() {
         let status = guest.status();
         guest.device.region_write(CONFIG, control, &[3]);
         guest.device.bus_reset();
-        // QEMU switches bus mastering off, and puts it into D0, before it resets it.
+        // QEMU switches bus mastering off, and the function on, before it resets it.
         guest.device.region_write(CONFIG, 4, &[0b010]);
         guest.device.region_write(CONFIG, control, &[0]);
         guest.device.bus_reset();
