@@ -148,7 +148,8 @@ const TRACE_EVENTS_IGNORE: &str = "--ignore=OPEN_ENDED_LINE,PARENTHESIS_ALIGNMEN
 fn checkpatch(tree: &Tree, kernel: &Kernel) -> Result<bool> {
     let mut files = files(tree, KERNEL_SIDE, has_extension(&["rs", "c", "h"]))?;
     files.extend(self::files(tree, &["scripts", SELFTESTS], |path| {
-        !path.ends_with("packages")
+        // What Python leaves where a test was run by hand is no source.
+        !path.ends_with("packages") && !path.iter().any(|name| name == "__pycache__")
     })?);
     let trace_events = tree.join(TRACE_EVENTS);
     let (trace, others): (Vec<_>, Vec<_>) = files
