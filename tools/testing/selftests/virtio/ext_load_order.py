@@ -10,6 +10,7 @@ from suspend_lib import (
     BUS,
     FAR_MS,
     PROMPT,
+    SLOWNESS,
     TIMEOUT_MS,
     Skip,
     case,
@@ -24,7 +25,8 @@ from suspend_lib import (
     works,
 )
 
-NAMES = tuple(TYPES)
+# Modules come and go for minutes on a slow kernel: one driver has to do there.
+NAMES = tuple(TYPES)[: 1 if SLOWNESS > 1 else None]
 
 
 @case("{name}: the extension is loaded first", name=NAMES)
