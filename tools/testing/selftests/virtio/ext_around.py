@@ -70,11 +70,13 @@ def freeze(directory, request=FIFREEZE):
         os.close(fd)
 
 
-def cannot_be_killed(child):
-    """A child that waits for the disk is killed, and waits on."""
+def killed_after_resume(dev, child):
+    """A child that waits for the suspended disk is killed, and waits on until the resume."""
     blocked(child)
     child.kill()
     blocked(child)
+    dev.request("resume")
+    expect(child.wait(5 * PROMPT), -signal.SIGKILL, "how it ended")
 
 
 def read(path):
@@ -92,9 +94,7 @@ def frozen(dev, path):
         (directory / "file").write_bytes(bytes(4096))
         dev.request("suspend")
         child = Child(freeze, directory)
-        cannot_be_killed(child)
-        dev.request("resume")
-        expect(child.wait(5 * PROMPT), -signal.SIGKILL, "how it ended")
+        killed_after_resume(dev, child)
         # It may have come as far as that.
         with contextlib.suppress(OSError):
             freeze(directory, FITHAW)
@@ -114,9 +114,7 @@ def synced(dev, path):
         # Into the page cache.
         disk.write(os.urandom(4096))
         child = Child(os.sync)
-        cannot_be_killed(child)
-        dev.request("resume")
-        expect(child.wait(5 * PROMPT), -signal.SIGKILL, "how it ended")
+        killed_after_resume(dev, child)
 
 
 @case("who reads the serial number of a suspended disk can't be killed before the resume")
@@ -124,9 +122,7 @@ def synced(dev, path):
 def serial(dev, path):
     dev.request("suspend")
     child = Child(Path(f"/sys/block/{Path(path).name}/serial").read_text)
-    cannot_be_killed(child)
-    dev.request("resume")
-    expect(child.wait(5 * PROMPT), -signal.SIGKILL, "how it ended")
+    killed_after_resume(dev, child)
 
 
 @case("processors go offline and online while readers wait for a suspended disk")

@@ -138,6 +138,16 @@ def load_on(dev, seed):
         expect(child.wait(within=20 * PROMPT, what="a writer ends"), 0, "a writer's status")
 
 
+def stand_still(dev, choose):
+    """The disk is suspended for a moment, without a notification, and then runs for one."""
+    dev.request("suspend")
+    taken = dev.mailbox.counters()["notify"]
+    time.sleep(choose.uniform(*SUSPENDED))
+    expect(dev.mailbox.counters()["notify"], taken, "notifications")
+    dev.request("resume")
+    time.sleep(choose.uniform(*RUNNING))
+
+
 @case("{cycles} suspends at random moments under load: no byte is different", cycles=(CYCLES,))
 @on_disk
 def under_load(_driver, devices, cycles):
@@ -148,12 +158,7 @@ def under_load(_driver, devices, cycles):
     dev.write("timeout_ms", "20000")
     with load_on(dev, seed):
         for _ in range(cycles):
-            dev.request("suspend")
-            taken = dev.mailbox.counters()["notify"]
-            time.sleep(choose.uniform(*SUSPENDED))
-            expect(dev.mailbox.counters()["notify"], taken, "notifications")
-            dev.request("resume")
-            time.sleep(choose.uniform(*RUNNING))
+            stand_still(dev, choose)
     expect(dev.counts(), (cycles, cycles, 0), "counts")
 
 
@@ -211,12 +216,7 @@ def churn(_driver, devices, cycles):
             ]
             done = 0
             while done < cycles or not all(rounds[: len(changes)]):
-                dev.request("suspend")
-                taken = dev.mailbox.counters()["notify"]
-                time.sleep(choose.uniform(*SUSPENDED))
-                expect(dev.mailbox.counters()["notify"], taken, "notifications")
-                dev.request("resume")
-                time.sleep(choose.uniform(*RUNNING))
+                stand_still(dev, choose)
                 done += 1
             for child in children:
                 require(child.poll() is None, f"a change failed, with {child.status}")
