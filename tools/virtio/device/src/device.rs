@@ -29,22 +29,22 @@ use vfio_bindings::bindings::vfio::{
 use virtio::pci::IsrStatus;
 
 use crate::armed::Armed;
-use crate::common::NO_VECTOR;
 use crate::counters::Counters;
 use crate::events::Events;
 use crate::features::FeatureSet;
 use crate::fuzz::Fuzz;
-use crate::irq::Irqs;
 use crate::judge::{Access, Judge};
 use crate::kind::{Completion, DeviceType, Kind, Token};
 use crate::mailbox::{self, Mailbox};
 use crate::memory::{DmaMap, Memory};
-use crate::pci::{ConfigSpace, Effect};
 use crate::port::Port;
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::status::StatusMachine;
 use crate::timers::Timers;
+use crate::transport::interrupt::Irqs;
+use crate::transport::pci_common_config::NO_VECTOR;
+use crate::transport::pci_configuration::{ConfigSpace, Effect};
 
 mod control;
 mod faulty;

@@ -32,11 +32,11 @@
 //! * D12, that a change is handled at all: a driver need not look at the configuration then. What
 //!   can be seen is that it looks too early.
 
-use crate::common::{is_queue_setup, reg};
 use crate::features::{FeatureSet, Revision, SUSPEND as F_SUSPEND, SUSPEND_DRAFT};
 use crate::status::{
     is_resume_write, is_resumed, is_suspended, State, DRIVER_OK, FAILED, NEEDS_RESET, SUSPEND,
 };
+use crate::transport::pci_common_config::{is_queue_setup, reg};
 
 mod record;
 #[cfg(test)]

@@ -13,8 +13,8 @@
 //! | module | |
 //! |---|---|
 //! | [`cli`], [`server`], [`socket`] | options; vfio-user protocol, worker thread; the socket |
-//! | [`pci`], [`irq`], [`memory`] | configuration space and capabilities; MSI-X and INTx; DMA |
-//! | [`common`] | layout of the BARs and of the common configuration structure |
+//! | [`transport`] | PCI: configuration space, the structures in BAR 0, MSI-X and INTx |
+//! | [`memory`] | the guest's memory; DMA |
 //! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
 //! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
 //! | [`kind`], [`port`] | what a device type implements; how its threads reach the device |
@@ -36,20 +36,17 @@ pub mod admin;
 pub mod armed;
 pub mod blk;
 pub mod cli;
-pub mod common;
 pub mod counters;
 pub mod device;
 pub mod events;
 pub mod fault;
 pub mod features;
 pub mod fuzz;
-pub mod irq;
 pub mod judge;
 pub mod kind;
 pub mod mailbox;
 pub mod memory;
 pub mod net;
-pub mod pci;
 pub mod port;
 pub mod queue;
 pub mod random;
@@ -60,3 +57,4 @@ pub mod settings;
 pub mod socket;
 pub mod status;
 pub mod timers;
+pub mod transport;

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::common::NO_VECTOR;
 use crate::features::{self, FeatureSet};
 use crate::fuzz::Mischief;
 use crate::kind::Token;
 use crate::memory::Memory;
 use crate::ring::{Buffer, Head, Layout, PackedRing, Ring, RingError, SplitRing};
+use crate::transport::pci_common_config::NO_VECTOR;
 
 /// A buffer that was taken and waits.
 #[derive(Debug)]

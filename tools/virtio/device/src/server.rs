@@ -24,11 +24,11 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
-use crate::common;
 use crate::device::{Device, Ending};
 use crate::mailbox::MAILBOX_SIZE;
-use crate::pci::CONFIG_SIZE;
 use crate::socket::{Socket, SocketError};
+use crate::transport::pci_common_config as common;
+use crate::transport::pci_configuration::CONFIG_SIZE;
 
 /// The server can't start.
 #[derive(Debug, Error)]

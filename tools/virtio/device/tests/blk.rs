@@ -10,7 +10,7 @@ use serde_json::{json, Value};
 use virtio::blk::{S, T};
 use virtio_test_device::blk::config::{field, Feature};
 use virtio_test_device::blk::stats::checksum;
-use virtio_test_device::common::{reg, DEVICE_OFFSET};
+use virtio_test_device::transport::pci_common_config::{reg, DEVICE_OFFSET};
 
 mod harness;
 

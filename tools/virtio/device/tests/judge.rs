@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::json;
-use virtio_test_device::common::{reg, DEVICE_OFFSET};
+use virtio_test_device::transport::pci_common_config::{reg, DEVICE_OFFSET};
 
 mod harness;
 

@@ -10,8 +10,8 @@ use virtio::blk::{self, ConfigVolatileFieldAccess as _, TopologyVolatileFieldAcc
 use virtio::net::{self, ConfigVolatileFieldAccess as _};
 use virtio::pci::{CommonCfg, CommonCfgVolatileFieldAccess};
 use virtio_test_device::blk::config::field as blk_field;
-use virtio_test_device::common::reg;
 use virtio_test_device::net::config::field as net_field;
+use virtio_test_device::transport::pci_common_config::reg;
 use volatile::VolatilePtr;
 
 #[test]

@@ -13,8 +13,8 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use harness::{wait_for, Device, Driver, BASE};
 use serde_json::{json, Value};
 use virtio::net::F;
-use virtio_test_device::common::{reg, DEVICE_OFFSET};
 use virtio_test_device::net::control::{ERR, OK};
+use virtio_test_device::transport::pci_common_config::{reg, DEVICE_OFFSET};
 use vmm_sys_util::tempdir::TempDir;
 
 const VERSION_1: u64 = 1 << 32;

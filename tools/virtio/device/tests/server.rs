@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use virtio_test_device::common::NOTIFY_OFFSET;
+use virtio_test_device::transport::pci_common_config::NOTIFY_OFFSET;
 
 mod harness;
 

@@ -6,11 +6,11 @@ use log::{debug, warn};
 use serde_json::json;
 
 use super::Device;
-use crate::common::{self, reg, NO_VECTOR};
 use crate::features::{self, FeatureSet};
 use crate::judge::Access;
 use crate::settings::RingKind;
 use crate::status;
+use crate::transport::pci_common_config::{self as common, reg, NO_VECTOR};
 
 impl Device {
     pub(super) fn virtio_read(&mut self, offset: u64, data: &mut [u8]) {

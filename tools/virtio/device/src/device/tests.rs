@@ -17,13 +17,13 @@ use vmm_sys_util::tempfile::TempFile;
 use serde_json::Value;
 
 use super::*;
-use crate::common::{self, reg};
 use crate::features::{self, Offer, Revision};
 use crate::judge::Rule;
 use crate::memory::Memory;
 use crate::ring::testing::{Driver, Want, DESC, DEVICE, DRIVER, END};
 use crate::rng::Rng;
 use crate::settings::{DataKind, RingKind};
+use crate::transport::pci_common_config::{self as common, reg};
 
 mod faults;
 

@@ -6,7 +6,6 @@ use log::{info, warn};
 use serde_json::json;
 
 use super::{hex, Device, Overlay};
-use crate::common::NO_VECTOR;
 use crate::fault::{Moment, Name};
 use crate::features::{self, FeatureSet, Revision};
 use crate::judge::Access;
@@ -14,6 +13,7 @@ use crate::queue::Queue;
 use crate::settings::RingKind;
 use crate::status::{self, Action, State};
 use crate::timers::Timer;
+use crate::transport::pci_common_config::NO_VECTOR;
 
 impl Device {
     pub(super) fn status_write(&mut self, value: u8) {

@@ -4,9 +4,9 @@
 
 use serde::Serialize;
 
-use crate::common::register_name;
 use crate::features::{FeatureSet, Revision};
 use crate::status::State;
+use crate::transport::pci_common_config::register_name;
 
 /// A rule of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

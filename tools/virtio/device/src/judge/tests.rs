@@ -3,8 +3,8 @@
 //! The judge by itself: a view of the device by hand.
 
 use super::*;
-use crate::common::reg;
 use crate::features::VERSION_1;
+use crate::transport::pci_common_config::reg;
 
 /// A judge and the device's side of the story, by hand.
 struct Case {

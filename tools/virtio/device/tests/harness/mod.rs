@@ -20,8 +20,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR2_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 use vfio_user::Client;
-use virtio_test_device::common::{reg, NOTIFY_OFFSET};
 use virtio_test_device::mailbox;
+use virtio_test_device::transport::pci_common_config::{reg, NOTIFY_OFFSET};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::tempdir::TempDir;
 use vmm_sys_util::tempfile::TempFile;

@@ -7,7 +7,7 @@ use std::mem::{offset_of, size_of};
 
 use virtio::pci::{Cap, CapCfgType, CfgCap, NotifyCap};
 
-use crate::common::{
+use super::pci_common_config::{
     COMMON_LENGTH, COMMON_OFFSET, DEVICE_LENGTH, DEVICE_OFFSET, ISR_LENGTH, ISR_OFFSET, MSIX_BAR,
     NOTIFY_LENGTH, NOTIFY_MULTIPLIER, NOTIFY_OFFSET, VIRTIO_BAR,
 };
@@ -117,7 +117,7 @@ impl ConfigSpace {
         space.allow(INTERRUPT_LINE, &[0xff]);
         // 32-bit memory BARs, all of them: their type bits are zero. QEMU sizes them by the
         // regions and keeps the addresses to itself.
-        for bar in [VIRTIO_BAR, MSIX_BAR, crate::common::MAILBOX_BAR] {
+        for bar in [VIRTIO_BAR, MSIX_BAR, super::pci_common_config::MAILBOX_BAR] {
             space.allow(BAR0 + 4 * usize::from(bar), &[0xf0, 0xff, 0xff, 0xff]);
         }
 
