@@ -23,7 +23,7 @@ use log::info;
 use serde_json::{json, Map, Value};
 
 use crate::features::FeatureSet;
-use crate::kind::{Changed, Completion, Context, DeviceType, Request};
+use crate::kind::{Changed, Completion, Context, Request, VirtioDevice};
 use crate::port::Port;
 
 pub mod backing;
@@ -107,7 +107,7 @@ impl Blk {
     }
 }
 
-impl DeviceType for Blk {
+impl VirtioDevice for Blk {
     fn id(&self) -> virtio::Id {
         virtio::Id::Block
     }

@@ -34,7 +34,7 @@ use crate::events::Events;
 use crate::features::FeatureSet;
 use crate::fuzz::Fuzz;
 use crate::judge::{Access, Judge};
-use crate::kind::{Completion, DeviceType, Kind, Token};
+use crate::kind::{Completion, Kind, Token, VirtioDevice};
 use crate::mailbox::{self, Mailbox};
 use crate::memory::{DmaMap, Memory};
 use crate::port::Port;
@@ -42,9 +42,9 @@ use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::status::StatusMachine;
 use crate::timers::Timers;
-use crate::transport::interrupt::Irqs;
+use crate::transport::interrupt::Interrupt;
 use crate::transport::pci_common_config::NO_VECTOR;
-use crate::transport::pci_configuration::{ConfigSpace, Effect};
+use crate::transport::pci_configuration::{Effect, PciConfiguration};
 
 mod control;
 mod faulty;
@@ -80,7 +80,7 @@ impl Clock {
 /// The device.
 pub struct Device {
     kind: Kind,
-    device: Box<dyn DeviceType>,
+    device: Box<dyn VirtioDevice>,
     /// How the device type's threads reach the device.
     port: Port,
     /// What they have finished; empty but while it is put into the rings.
@@ -124,8 +124,8 @@ pub struct Device {
     ending: Option<Ending>,
     /// A queue ran out of its share of time; the worker goes on.
     backlog: bool,
-    pci: ConfigSpace,
-    irqs: Irqs,
+    pci: PciConfiguration,
+    irqs: Interrupt,
     memory: DmaMap,
     mailbox: Mailbox,
     judge: Judge,
@@ -141,7 +141,7 @@ impl Device {
     /// an error if its threads can't be started.
     pub fn new(
         kind: Kind,
-        mut device: Box<dyn DeviceType>,
+        mut device: Box<dyn VirtioDevice>,
         settings: Settings,
         queue_size: u16,
         events: Events,
@@ -153,8 +153,8 @@ impl Device {
         device.attach(port.clone())?;
         let mut this = Self {
             kind,
-            pci: ConfigSpace::new(device.id().into(), device.class(), vectors),
-            irqs: Irqs::new(vectors),
+            pci: PciConfiguration::new(device.id().into(), device.class(), vectors),
+            irqs: Interrupt::new(vectors),
             counters: Counters::new(0, 0),
             armed: Armed::new(&settings.faults),
             device,
@@ -229,7 +229,7 @@ impl Device {
     }
 
     /// The interrupts.
-    pub fn irqs(&mut self) -> &mut Irqs {
+    pub fn irqs(&mut self) -> &mut Interrupt {
         &mut self.irqs
     }
 

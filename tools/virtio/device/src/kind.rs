@@ -53,7 +53,7 @@ impl Kind {
         self,
         options: &Options,
         queue_size: u16,
-    ) -> Result<Box<dyn DeviceType>, Box<dyn Error>> {
+    ) -> Result<Box<dyn VirtioDevice>, Box<dyn Error>> {
         Ok(match self {
             Self::Rng => Box::new(Rng::default()),
             Self::Blk => Box::new(options.blk.build(queue_size)?),
@@ -131,14 +131,14 @@ pub struct Changed {
 ///
 /// Its methods are called under the lock of the device, and must not wait for what may never come.
 /// What takes time is done by threads of its own, which reach the device by the [`Port`].
-pub trait DeviceType: Send {
+pub trait VirtioDevice: Send {
     /// The type.
     fn id(&self) -> virtio::Id;
 
     /// PCI class and subclass.
     fn class(&self) -> u16;
 
-    /// How many virtqueues it has. Other than [`DeviceType::max_queues`] it may change at a reset.
+    /// How many virtqueues it has. Other than [`VirtioDevice::max_queues`] it may change at a reset.
     fn queues(&self) -> u16;
 
     /// How many virtqueues it may come to have.
@@ -197,7 +197,7 @@ pub trait DeviceType: Send {
     /// by [`Port::complete`]. The work has to be bounded, whatever the buffer says.
     fn process(&mut self, request: Request, cx: &mut Context<'_>);
 
-    /// All buffers that are available now were passed to [`DeviceType::process`].
+    /// All buffers that are available now were passed to [`VirtioDevice::process`].
     fn submit(&mut self) {}
 
     /// SUSPEND was written: what is in process has to be finished, and nothing more will come. The
@@ -219,7 +219,7 @@ pub trait DeviceType: Send {
     /// Forgets its counts.
     fn clear(&mut self) {}
 
-    /// Whether [`DeviceType::command`] would understand this, checked at once even if the change
+    /// Whether [`VirtioDevice::command`] would understand this, checked at once even if the change
     /// has to wait for the resume (V3).
     fn check(&self, _command: &Value) -> Result<(), String> {
         Err("this device type has nothing to change".into())

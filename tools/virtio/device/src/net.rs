@@ -22,7 +22,7 @@ use virtio::net::F;
 use virtio::FeatureBits;
 
 use crate::features::FeatureSet;
-use crate::kind::{Changed, Completion, Context, DeviceType, ProcessError, Request, Token};
+use crate::kind::{Changed, Completion, Context, ProcessError, Request, Token, VirtioDevice};
 use crate::memory::Memory;
 use crate::port::Port;
 use crate::random::Stream;
@@ -472,7 +472,7 @@ fn parse_change(change: &Value) -> Result<Change, String> {
     }
 }
 
-impl DeviceType for Net {
+impl VirtioDevice for Net {
     fn id(&self) -> virtio::Id {
         virtio::Id::Net
     }

@@ -36,7 +36,7 @@ struct Shared {
 /// The way from a device type's threads to the device; a clone is the same port.
 ///
 /// [`Port::complete`], [`Port::look`] and [`Port::refresh_config`] may take the lock of the device. They are not for the
-/// methods of [`crate::kind::DeviceType`], which run under it, nor for who has [`Port::enter`]ed: a
+/// methods of [`crate::kind::VirtioDevice`], which run under it, nor for who has [`Port::enter`]ed: a
 /// reset waits for those, under that lock.
 #[derive(Clone, Default)]
 pub struct Port(Arc<Shared>);
@@ -70,7 +70,7 @@ impl Port {
         self.wake();
     }
 
-    /// Something has happened for which [`crate::kind::DeviceType::wants`] may want a buffer.
+    /// Something has happened for which [`crate::kind::VirtioDevice::wants`] may want a buffer.
     pub fn look(&self, queue: u16) {
         self.inbox().look.push(queue);
         self.wake();

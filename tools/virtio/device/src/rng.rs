@@ -3,7 +3,7 @@
 //! The entropy device (VIRTIO 1.4, "Entropy Device"): one queue of device-writable buffers, no
 //! configuration, no features.
 
-use crate::kind::{Completion, Context, DeviceType, ProcessError, Request};
+use crate::kind::{Completion, Context, ProcessError, Request, VirtioDevice};
 use crate::memory::Memory;
 use crate::ring::{Buffer, Cursor};
 use crate::settings::{DataKind, Settings};
@@ -47,7 +47,7 @@ impl Rng {
     }
 }
 
-impl DeviceType for Rng {
+impl VirtioDevice for Rng {
     fn id(&self) -> virtio::Id {
         virtio::Id::Rng
     }

@@ -10,7 +10,7 @@ use crate::admin;
 use crate::fault::Name;
 use crate::fuzz::Mischief;
 use crate::judge::{Access, AvailMark};
-use crate::kind::{Completion, Context, DeviceType, Request, Token};
+use crate::kind::{Completion, Context, Request, Token, VirtioDevice};
 use crate::queue::{Waiting, HELD};
 use crate::ring::{Buffer, Head, RingError};
 
@@ -221,7 +221,10 @@ impl Device {
     }
 
     /// Has the device type do something, and puts what it has finished by then into the used rings.
-    pub(super) fn with_device(&mut self, act: impl FnOnce(&mut dyn DeviceType, &mut Context<'_>)) {
+    pub(super) fn with_device(
+        &mut self,
+        act: impl FnOnce(&mut dyn VirtioDevice, &mut Context<'_>),
+    ) {
         // Putting it there can't finish more.
         let mut done = std::mem::take(&mut self.done);
         let mut back = Vec::new();

@@ -24,7 +24,7 @@ struct Vector {
 
 /// The device's interrupts.
 #[derive(Debug)]
-pub struct Irqs {
+pub struct Interrupt {
     vectors: Vec<Vector>,
     intx: Option<File>,
     /// VFIO masks a level-triggered line when it fires, until the client unmasks it.
@@ -40,7 +40,7 @@ fn signal(mut eventfd: &File) {
     }
 }
 
-impl Irqs {
+impl Interrupt {
     /// With `vectors` MSI-X vectors.
     pub fn new(vectors: u16) -> Self {
         Self {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn vectors() {
-        let mut irqs = Irqs::new(2);
+        let mut irqs = Interrupt::new(2);
         let (mut first, file) = pair();
         irqs.set(VFIO_PCI_MSIX_IRQ_INDEX, TRIGGER_FD, 0, 1, vec![file]);
         irqs.trigger(0);
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_line_fires_once_until_unmasked() {
-        let mut irqs = Irqs::new(1);
+        let mut irqs = Interrupt::new(1);
         let (mut line, file) = pair();
         irqs.set(VFIO_PCI_INTX_IRQ_INDEX, TRIGGER_FD, 0, 1, vec![file]);
         irqs.set_intx_level(true);

@@ -73,7 +73,7 @@ pub struct Window {
 
 /// Configuration space.
 #[derive(Debug)]
-pub struct ConfigSpace {
+pub struct PciConfiguration {
     bytes: [u8; CONFIG_SIZE],
     /// Bits the driver may write.
     writable: [u8; CONFIG_SIZE],
@@ -88,7 +88,7 @@ pub struct ConfigSpace {
     woken: bool,
 }
 
-impl ConfigSpace {
+impl PciConfiguration {
     /// For a device of virtio type `id` and PCI class `class`, with `vectors` MSI-X vectors.
     pub fn new(id: u8, class: u16, vectors: u16) -> Self {
         let mut space = Self {
@@ -360,11 +360,11 @@ mod tests {
 
     use super::*;
 
-    fn space() -> ConfigSpace {
-        ConfigSpace::new(4, 0x00ff, 2)
+    fn space() -> PciConfiguration {
+        PciConfiguration::new(4, 0x00ff, 2)
     }
 
-    fn caps(space: &ConfigSpace) -> Vec<(u8, usize)> {
+    fn caps(space: &PciConfiguration) -> Vec<(u8, usize)> {
         let mut caps = Vec::new();
         let mut at = usize::from(space.bytes[CAP_POINTER]);
         while at != 0 {
