@@ -4,9 +4,10 @@
 //! Virtqueues" and "Device groups"): a driver can ask which commands there are, and there are none
 //! besides.
 
-use crate::kind::ProcessError;
 use crate::memory::Memory;
-use crate::ring::{Buffer, Cursor};
+use crate::request::ProcessError;
+use crate::ring::cursor::Cursor;
+use crate::ring::Buffer;
 
 /// VIRTIO_ADMIN_CMD_LIST_QUERY
 const LIST_QUERY: u16 = 0x0;

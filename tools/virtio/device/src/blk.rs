@@ -23,8 +23,9 @@ use log::info;
 use serde_json::{json, Map, Value};
 
 use crate::features::FeatureSet;
-use crate::kind::{Changed, Completion, Context, Request, VirtioDevice};
 use crate::port::Port;
+use crate::request::{Completion, Request};
+use crate::virtio_device::{Changed, Context, VirtioDevice};
 
 pub mod backing;
 pub mod config;
@@ -34,18 +35,11 @@ pub mod pool;
 pub mod request;
 pub mod stats;
 
-use config::{field, Config, Feature};
+use config::{field, Config, Feature, SECTOR};
 use execute::{Disk, Executor, Failing};
-pub use options::Options;
+pub use options::{Options, OptionsError};
 use pool::Pool;
 use request::Terms;
-
-/// The unit of the driver's addresses, whatever the block size is.
-pub const SECTOR: u64 = 512;
-/// Length of the serial.
-pub const ID_BYTES: usize = 20;
-/// Most queues: each has an MSI-X vector of its own.
-pub const MAX_QUEUES: u16 = 64;
 
 /// The block device.
 pub struct Blk {
@@ -70,6 +64,12 @@ struct Change {
 }
 
 impl Blk {
+    /// The device that options ask for; an error if they ask for what can't be.
+    pub fn build(options: &Options, queue_size: u16) -> Result<Self, OptionsError> {
+        let (disk, config, threads) = options.parts(queue_size)?;
+        Ok(Self::new(disk, config, threads, queue_size))
+    }
+
     /// A device as `config` has it, with requests carried out by `threads` threads; if that is 0,
     /// before the notification of them is over.
     pub fn new(disk: Disk, config: Config, threads: usize, queue_size: u16) -> Self {

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::blk;
-use crate::fault::{self, Fault, Faults};
+use crate::fault::{self, Fault, Faults, MAX_DELAY_MS};
 use crate::features::Offer;
-use crate::kind::{Kind, Options};
+use crate::registry::{self, Kind, Options};
 use crate::ring::MAX_QUEUE_SIZE;
-use crate::settings::{DataKind, RingKind, Settings, MAX_DELAY_MS};
+use crate::settings::{DataKind, RingKind, Settings};
 
 const EXAMPLES: &str = r#"Examples:
   An entropy device that offers SUSPEND as VIRTIO 1.4 has it, for one guest:
@@ -157,11 +156,7 @@ fn queue_size(text: &str) -> Result<u16, String> {
 
 /// Examples and faults.
 fn after_help() -> String {
-    format!(
-        "{EXAMPLES}\n\n{}\n\n{}",
-        blk::options::help(),
-        fault::help()
-    )
+    format!("{EXAMPLES}\n\n{}\n\n{}", registry::help(), fault::help())
 }
 
 impl Args {

@@ -34,27 +34,30 @@ use crate::events::Events;
 use crate::features::FeatureSet;
 use crate::fuzz::Fuzz;
 use crate::judge::{Access, Judge};
-use crate::kind::{Completion, Kind, Token, VirtioDevice};
 use crate::mailbox::{self, Mailbox};
 use crate::memory::{DmaMap, Memory};
 use crate::port::Port;
 use crate::queue::Queue;
+use crate::registry::Kind;
+use crate::request::{Completion, Token};
 use crate::settings::Settings;
 use crate::status::StatusMachine;
 use crate::timers::Timers;
 use crate::transport::interrupt::Interrupt;
 use crate::transport::pci_common_config::NO_VECTOR;
 use crate::transport::pci_configuration::{Effect, PciConfiguration};
+use crate::virtio_device::VirtioDevice;
 
 mod control;
 mod faulty;
 mod interrupts;
+mod overlay;
 mod registers;
 mod transitions;
 mod virtqueues;
 
-pub use faulty::Ending;
-use faulty::Overlay;
+pub use overlay::Ending;
+use overlay::Overlay;
 
 const ISR_QUEUE: u8 = IsrStatus::QUEUE_INTERRUPT.bits();
 const ISR_CONFIG: u8 = IsrStatus::DEVICE_CONFIGURATION_INTERRUPT.bits();

@@ -12,7 +12,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::settings::MAX_DELAY_MS;
+/// The longest time that can be asked for: an hour.
+pub const MAX_DELAY_MS: u64 = 3_600_000;
 
 /// Something that breaks a device from one moment to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,9 @@
 //! | [`memory`] | the guest's memory; DMA |
 //! | [`features`], [`status`] | feature bits; device status and the suspend state machine |
 //! | [`ring`], [`queue`] | split and packed rings behind one trait; one virtqueue |
-//! | [`kind`], [`port`] | what a device type implements; how its threads reach the device |
+//! | [`virtio_device`], [`port`] | what a device type implements; how its threads reach the device |
+//! | [`request`] | what goes to it, and comes back |
+//! | [`registry`] | which there are |
 //! | [`rng`], [`blk`], [`net`] | the entropy, the block and the network device |
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
 //! | [`admin`] | the administration virtqueue |
@@ -43,13 +45,14 @@ pub mod fault;
 pub mod features;
 pub mod fuzz;
 pub mod judge;
-pub mod kind;
 pub mod mailbox;
 pub mod memory;
 pub mod net;
 pub mod port;
 pub mod queue;
 pub mod random;
+pub mod registry;
+pub mod request;
 pub mod ring;
 pub mod rng;
 pub mod server;
@@ -58,3 +61,4 @@ pub mod socket;
 pub mod status;
 pub mod timers;
 pub mod transport;
+pub mod virtio_device;

@@ -22,11 +22,13 @@ use virtio::net::F;
 use virtio::FeatureBits;
 
 use crate::features::FeatureSet;
-use crate::kind::{Changed, Completion, Context, ProcessError, Request, Token, VirtioDevice};
 use crate::memory::Memory;
 use crate::port::Port;
 use crate::random::Stream;
-use crate::ring::{Buffer, Cursor};
+use crate::request::{Completion, ProcessError, Request, Token};
+use crate::ring::cursor::Cursor;
+use crate::ring::Buffer;
+use crate::virtio_device::{Changed, Context, VirtioDevice};
 
 pub mod cable;
 pub mod config;

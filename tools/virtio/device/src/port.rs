@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
-use crate::kind::{Completion, Token};
 use crate::memory::Memory;
+use crate::request::{Completion, Token};
 
 /// What may be done with the guest's memory.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct Shared {
 /// The way from a device type's threads to the device; a clone is the same port.
 ///
 /// [`Port::complete`], [`Port::look`] and [`Port::refresh_config`] may take the lock of the device. They are not for the
-/// methods of [`crate::kind::VirtioDevice`], which run under it, nor for who has [`Port::enter`]ed: a
+/// methods of [`crate::virtio_device::VirtioDevice`], which run under it, nor for who has [`Port::enter`]ed: a
 /// reset waits for those, under that lock.
 #[derive(Clone, Default)]
 pub struct Port(Arc<Shared>);
@@ -70,7 +70,7 @@ impl Port {
         self.wake();
     }
 
-    /// Something has happened for which [`crate::kind::VirtioDevice::wants`] may want a buffer.
+    /// Something has happened for which [`crate::virtio_device::VirtioDevice::wants`] may want a buffer.
     pub fn look(&self, queue: u16) {
         self.inbox().look.push(queue);
         self.wake();

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::features::{self, FeatureSet};
 use crate::fuzz::Mischief;
-use crate::kind::Token;
 use crate::memory::Memory;
-use crate::ring::{Buffer, Head, Layout, PackedRing, Ring, RingError, SplitRing};
+use crate::request::Token;
+use crate::ring::packed::PackedRing;
+use crate::ring::split::SplitRing;
+use crate::ring::{Buffer, Head, Layout, Ring, RingError};
 use crate::transport::pci_common_config::NO_VECTOR;
 
 /// A buffer that was taken and waits.

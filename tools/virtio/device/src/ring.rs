@@ -22,10 +22,6 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use cursor::Cursor;
-pub use packed::PackedRing;
-pub use split::SplitRing;
-
 /// The largest queue ("Virtqueues": Queue Size is at most 32768).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
 

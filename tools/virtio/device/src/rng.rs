@@ -3,10 +3,12 @@
 //! The entropy device (VIRTIO 1.4, "Entropy Device"): one queue of device-writable buffers, no
 //! configuration, no features.
 
-use crate::kind::{Completion, Context, ProcessError, Request, VirtioDevice};
 use crate::memory::Memory;
-use crate::ring::{Buffer, Cursor};
+use crate::request::{Completion, ProcessError, Request};
+use crate::ring::cursor::Cursor;
+use crate::ring::Buffer;
 use crate::settings::{DataKind, Settings};
+use crate::virtio_device::{Context, VirtioDevice};
 
 /// Most bytes put into one buffer, however large it is: a driver that wants more comes again.
 pub const MAX_FILL: u32 = 64 * 1024;
@@ -39,12 +41,16 @@ impl Rng {
         let total = buffer.head.writable_len.min(cap.into()) as u32;
         let mut data = vec![0; total as usize];
         match settings.data {
-            DataKind::Random => getrandom::fill(&mut data).map_err(ProcessError::Entropy)?,
+            DataKind::Random => getrandom::fill(&mut data).map_err(no_entropy)?,
             DataKind::Counter => self.count(&mut data),
         }
         Cursor::new(&buffer.writable).write(mem, &data)?;
         Ok(total)
     }
+}
+
+fn no_entropy(error: getrandom::Error) -> ProcessError {
+    ProcessError::Device(format!("the host has no random bytes: {error}").into())
 }
 
 impl VirtioDevice for Rng {

@@ -6,11 +6,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::fault::{Faults, Name};
+use crate::fault::{Faults, Name, MAX_DELAY_MS};
 use crate::features::Offer;
-
-/// The longest delay that can be asked for: an hour.
-pub const MAX_DELAY_MS: u64 = 3_600_000;
 
 /// The ring layout that is offered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

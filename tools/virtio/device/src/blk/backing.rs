@@ -14,7 +14,7 @@ use rustix::fs::{fallocate, memfd_create, FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::SECTOR;
+use super::config::SECTOR;
 
 /// Zeroes are written in pieces of this size where the host can't do it itself.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];

@@ -11,8 +11,14 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use virtio::blk::F;
 
-use super::{ID_BYTES, MAX_QUEUES, SECTOR};
 use crate::features::FeatureSet;
+
+/// The unit of the driver's addresses, whatever the block size is.
+pub const SECTOR: u64 = 512;
+/// Length of the serial.
+pub const ID_BYTES: usize = 20;
+/// Most queues: each has an MSI-X vector of its own.
+pub const MAX_QUEUES: u16 = 64;
 
 /// Offsets of the fields of device configuration space. `virtio-spec` keeps the fields of its
 /// structure private; tests/layout.rs holds every one of these against it.

@@ -12,14 +12,13 @@ use serde::Deserialize;
 use virtio::blk::S;
 
 use super::backing::Backing;
-use super::config::Feature;
+use super::config::{Feature, ID_BYTES, SECTOR};
 use super::request::{Header, Kind, Malformed, Range, Terms};
 use super::stats::{checksum, Outcome, Stats};
-use super::{ID_BYTES, SECTOR};
-use crate::kind::{ProcessError, Request};
 use crate::memory::Memory;
 use crate::random::Stream;
-use crate::ring::Cursor;
+use crate::request::{ProcessError, Request};
+use crate::ring::cursor::Cursor;
 
 /// Data goes through in pieces of this size.
 const PIECE: usize = 256 * 1024;

@@ -10,9 +10,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::backing::{Backing, BackingError};
-use super::config::{Config, ConfigError, Feature};
+use super::config::{Config, ConfigError, Feature, MAX_QUEUES, SECTOR};
 use super::execute::Disk;
-use super::{Blk, MAX_QUEUES, SECTOR};
 
 /// The size unless given.
 const SIZE: u64 = 64 << 20;
@@ -101,8 +100,9 @@ fn key_value(text: &str) -> Result<(String, Value), String> {
 }
 
 impl Options {
-    /// The device they ask for, whose queues have at most `queue_size` descriptors.
-    pub fn build(&self, queue_size: u16) -> Result<Blk, OptionsError> {
+    /// The disk they ask for, and the number of threads, for queues of at most `queue_size`
+    /// descriptors.
+    pub fn parts(&self, queue_size: u16) -> Result<(Disk, Config, usize), OptionsError> {
         let default = self.backing.is_none().then_some(SIZE);
         let size = self.size.or(default);
         // What is wrong with the values is said before a file is made.
@@ -115,7 +115,7 @@ impl Options {
             .threads
             .unwrap_or_else(|| usize::from(self.queues).min(THREADS).min(processors));
         let disk = Disk::new(backing, config.capacity);
-        Ok(Blk::new(disk, config, threads, queue_size))
+        Ok((disk, config, threads))
     }
 
     fn config(&self, size: u64, queue_size: u16) -> Result<Config, ConfigError> {
@@ -184,12 +184,12 @@ mod tests {
             (config.capacity, config.seg_max, config.queues),
             (2048, 3, 4)
         );
-        assert!(options.build(64).is_ok());
+        assert!(options.parts(64).is_ok());
         let wrong = Options {
             set: vec![("seg_max".into(), json!(64))],
             ..options
         };
-        let message = wrong.build(64).err().unwrap().to_string();
+        let message = wrong.parts(64).err().unwrap().to_string();
         assert!(message.contains("seg_max is 64; use 1 to 62"), "{message}");
     }
 }

@@ -11,8 +11,8 @@ use std::thread;
 
 use super::execute::{Disk, Executor};
 use super::request::Terms;
-use crate::kind::{Completion, Request};
 use crate::port::Port;
+use crate::request::{Completion, Request};
 
 /// Most requests that a thread takes at a time.
 const BATCH: usize = 16;

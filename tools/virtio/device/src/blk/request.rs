@@ -7,11 +7,12 @@ use serde::Serialize;
 use virtio::blk::{S, T};
 use vm_memory::GuestMemoryError;
 
-use super::config::{Config, Feature};
-use super::SECTOR;
+use super::config::{Config, Feature, SECTOR};
 use crate::features::FeatureSet;
 use crate::memory::Memory;
-use crate::ring::{Buffer, Cursor};
+use crate::request::ProcessError;
+use crate::ring::cursor::Cursor;
+use crate::ring::Buffer;
 
 /// Type, I/O priority, sector.
 pub const HEADER: usize = 16;
@@ -82,6 +83,12 @@ pub enum Malformed {
     /// No writable byte.
     #[error("a request without room for the status")]
     NoStatus,
+}
+
+impl From<Malformed> for ProcessError {
+    fn from(error: Malformed) -> Self {
+        Self::Device(Box::new(error))
+    }
 }
 
 /// The header of a request.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Serialize;
 use virtio::blk::S;
 
+use super::config::SECTOR;
 use super::request::{Kind, Range};
-use super::SECTOR;
 
 /// How many ranges are remembered.
 pub const RANGES: usize = 32;

@@ -9,6 +9,7 @@ use log::{info, warn};
 use serde_json::json;
 use smallvec::{smallvec, SmallVec};
 
+use super::overlay::{Ending, Overlay};
 use super::Device;
 use crate::fault::{Effect, Moment, Name, Now};
 use crate::features::Revision;
@@ -17,43 +18,6 @@ use crate::queue::Begun;
 use crate::random::Stream;
 use crate::status::{State, StatusMachine, FEATURES_OK};
 use crate::timers::Timer;
-
-/// What stands between a register and who reads it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Overlay {
-    /// Nothing.
-    #[default]
-    None,
-    /// All reads are ones.
-    Ones,
-    /// All reads are ones, and writes have no effect.
-    Gone,
-    /// The same, but nothing is lost.
-    Away,
-    /// Status is random.
-    Random(Stream),
-    /// Status has no FEATURES_OK.
-    NoFeaturesOk,
-}
-
-impl Overlay {
-    pub(super) fn is_ones(&self) -> bool {
-        matches!(self, Self::Ones | Self::Gone | Self::Away)
-    }
-
-    pub(super) fn is_gone(&self) -> bool {
-        matches!(self, Self::Gone | Self::Away)
-    }
-}
-
-/// How the server is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The connection is closed.
-    Disconnect,
-    /// The process exits.
-    Exit,
-}
 
 impl Device {
     /// The end that a fault asks for.

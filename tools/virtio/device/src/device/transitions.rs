@@ -5,7 +5,8 @@
 use log::{info, warn};
 use serde_json::json;
 
-use super::{hex, Device, Overlay};
+use super::overlay::Overlay;
+use super::{hex, Device};
 use crate::fault::{Moment, Name};
 use crate::features::{self, FeatureSet, Revision};
 use crate::judge::Access;

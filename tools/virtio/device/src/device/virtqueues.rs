@@ -10,9 +10,10 @@ use crate::admin;
 use crate::fault::Name;
 use crate::fuzz::Mischief;
 use crate::judge::{Access, AvailMark};
-use crate::kind::{Completion, Context, Request, Token, VirtioDevice};
 use crate::queue::{Waiting, HELD};
+use crate::request::{Completion, Request, Token};
 use crate::ring::{Buffer, Head, RingError};
+use crate::virtio_device::{Context, VirtioDevice};
 
 /// How many notifications of a queue are events of their own; all are counted. A disk under load
 /// has thousands a second.

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{AVAIL, DESC_SIZE, INDIRECT, NEXT, USED, WRITE};
-use super::{Layout, PackedRing, Ring, RingError, SplitRing};
+use super::packed::PackedRing;
+use super::split::SplitRing;
+use super::{Layout, Ring, RingError};
 use crate::memory::Memory;
 
 /// Where the descriptors are.

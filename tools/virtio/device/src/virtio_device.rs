@@ -1,109 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a device type implements; everything else is the same for all of them.
+//!
+//! None of them is known here: [`crate::registry`] lists them.
 
-use std::error::Error;
 use std::io;
 
-use clap::ValueEnum;
-use serde::Serialize;
 use serde_json::Value;
-use thiserror::Error;
-use vm_memory::GuestMemoryError;
 
-use crate::blk::{self, request::Malformed};
 use crate::features::FeatureSet;
 use crate::memory::Memory;
-use crate::net::{self, Net};
 use crate::port::Port;
-use crate::ring::Buffer;
-use crate::rng::Rng;
+use crate::request::{Completion, Request, Token};
 use crate::settings::Settings;
-
-/// The device types there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Entropy device.
-    #[default]
-    Rng,
-    /// Block device.
-    Blk,
-    /// Network device, one end of a cable.
-    Net,
-}
-
-/// The options of the device types.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[group(skip)]
-pub struct Options {
-    /// Of a block device.
-    #[command(flatten)]
-    pub blk: blk::Options,
-
-    /// Of a network device.
-    #[command(flatten)]
-    pub net: net::Options,
-}
-
-impl Kind {
-    /// A device of this type, whose queues have at most `queue_size` descriptors; an error if its
-    /// options ask for what can't be.
-    pub fn build(
-        self,
-        options: &Options,
-        queue_size: u16,
-    ) -> Result<Box<dyn VirtioDevice>, Box<dyn Error>> {
-        Ok(match self {
-            Self::Rng => Box::new(Rng::default()),
-            Self::Blk => Box::new(options.blk.build(queue_size)?),
-            Self::Net => Box::new(Net::new(&options.net)?),
-        })
-    }
-}
-
-/// A buffer that can't be processed: the driver's mistake or the host's. The device then needs a
-/// reset; what a device type has an answer for, such as a status byte, is no such error.
-#[derive(Debug, Error)]
-pub enum ProcessError {
-    /// A segment where no memory is.
-    #[error("the buffer is not in guest memory: {0}")]
-    Memory(#[from] GuestMemoryError),
-    /// A block request that has no answer.
-    #[error(transparent)]
-    Block(#[from] Malformed),
-    /// The host gives no random bytes.
-    #[error("the host has no random bytes: {0}")]
-    Entropy(getrandom::Error),
-}
-
-/// Which request: in ascending order of the moment at which they were taken, and never twice.
-pub type Token = u64;
-
-/// A buffer that was taken from a queue.
-#[derive(Debug)]
-pub struct Request {
-    /// The queue.
-    pub queue: u16,
-    /// What [`Completion`] is to name.
-    pub token: Token,
-    /// The buffer.
-    pub buffer: Buffer,
-    /// The device is to answer wrongly, out of this seed: a fault. The answer has to be bounded and
-    /// stay inside the buffer.
-    pub lie: Option<u64>,
-}
-
-/// A request is finished.
-#[derive(Debug)]
-pub struct Completion {
-    /// Its queue.
-    pub queue: u16,
-    /// Which.
-    pub token: Token,
-    /// How many bytes were written into the buffer.
-    pub result: Result<u32, ProcessError>,
-}
 
 /// What a device type works with while the device is locked.
 #[derive(Debug)]
