@@ -11,6 +11,7 @@
 //! difference. What a request does with the status is short here, see [`super::exhaustive`] for
 //! that.
 
+mod moves;
 mod others;
 mod tasks;
 mod world;
@@ -35,6 +36,10 @@ use crate::{
     protocol::State,
     state_machine::Watch, //
 };
+use moves::{
+    Move,
+    Moves, //
+};
 use world::{
     At,
     Bus,
@@ -47,53 +52,6 @@ use world::{
     TASKS,
     WATCH, //
 };
-
-/// A step that somebody can take.
-#[derive(Clone, PartialEq)]
-pub struct Move {
-    who: &'static str,
-    what: &'static str,
-    /// Whether it comes by itself, however the device and user space behave.
-    progress: bool,
-    to: Box<World>,
-}
-
-impl std::fmt::Debug for Move {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.who, self.what)
-    }
-}
-
-/// The steps that can be taken in a state of the world.
-pub struct Moves<'a> {
-    from: &'a World,
-    who: &'static str,
-    moves: &'a mut Vec<Move>,
-}
-
-impl Moves<'_> {
-    fn add(&mut self, what: &'static str, progress: bool, f: impl FnOnce(&mut World)) {
-        let mut to = Box::new(self.from.clone());
-        f(&mut to);
-        to.sort_writers();
-        self.moves.push(Move {
-            who: self.who,
-            what,
-            progress,
-            to,
-        });
-    }
-
-    /// A step that is taken sooner or later.
-    fn step(&mut self, what: &'static str, f: impl FnOnce(&mut World)) {
-        self.add(what, true, f);
-    }
-
-    /// What may come, or not.
-    fn event(&mut self, what: &'static str, f: impl FnOnce(&mut World)) {
-        self.add(what, false, f);
-    }
-}
 
 /// The steps from a state to others, which are numbered in the order in which they are found.
 #[derive(Default)]

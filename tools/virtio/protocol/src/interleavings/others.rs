@@ -6,6 +6,7 @@
 use crate::state_machine::Outcome;
 
 use super::{
+    moves::Moves,
     world::{
         Asked,
         At,
@@ -20,8 +21,7 @@ use super::{
         Who,
         World,
         WATCH, //
-    },
-    Moves,
+    }, //
 };
 
 /// How often a device breaks or vanishes.

@@ -19,6 +19,7 @@ use crate::{
 };
 
 use super::{
+    moves::Moves,
     world::{
         After,
         Asked,
@@ -31,8 +32,7 @@ use super::{
         Watching,
         World,
         WATCH, //
-    },
-    Moves,
+    }, //
 };
 
 /// Adds what a task can do next.
