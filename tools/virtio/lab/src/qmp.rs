@@ -211,7 +211,8 @@ mod tests {
             let error = monitor.execute("nonsense", json!({})).unwrap_err();
             assert!(error.to_string().contains("unknown"), "{error}");
             let writer = monitor.shared.lock().writer.as_ref().unwrap().try_clone();
-            writeln!(writer.unwrap(), "{}", json!({"execute": "quit"})).unwrap();
+            // Without a line's end: who is told may be gone before that.
+            write!(writer.unwrap(), "{}", json!({"execute": "quit"})).unwrap();
             child.join().unwrap();
             let gone = |state: &mut State| state.writer.is_none().then_some(());
             assert!(shared.wait(shared.lock(), PATIENCE, gone).is_some());
