@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::modules;
 use crate::mutate;
 use crate::rust;
-use crate::tree::Tree;
+use crate::tree::{Tree, SELFTESTS};
 use anyhow::{ensure, Context, Result};
 use std::ffi::OsStr;
 use std::fs;
@@ -20,7 +20,6 @@ const KERNEL_SIDE: &[&str] = &["rust", "drivers", "samples", "include"];
 /// Where the word "unsafe" has no business: drivers are written in safe Rust.
 const SAFE_ONLY: &[&str] = &["drivers", "samples"];
 const SCRIPTS: &[&str] = &["scripts", ".ci"];
-const SELFTESTS: &str = "tools/testing/selftests/virtio";
 
 /// Does one check; `Ok(false)` if it found something, and said so.
 type Check = fn(&Tree, &Kernel) -> Result<bool>;

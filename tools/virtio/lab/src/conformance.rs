@@ -12,8 +12,7 @@
 //! * `qtest/NAME`: a case of the test that the series for QEMU brings;
 //! * `PACKAGE::PATH::NAME`: a test of a package of tools/virtio.
 
-use crate::selftests;
-use crate::tree::Tree;
+use crate::tree::{Tree, SELFTESTS};
 use crate::{makefile, scenario};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -196,7 +195,7 @@ fn test(tree: &Tree, entry: &str) -> Found {
 }
 
 fn kselftest(tree: &Tree, program: &str, title: &str) -> Found {
-    let dir = tree.join(selftests::DIR);
+    let dir = tree.join(SELFTESTS);
     let text = read(&dir.join("Makefile"))?;
     let mut listed = makefile::words(&text, "TEST_PROGS");
     listed.extend(makefile::words(&text, "TEST_PROGS_EXTENDED"));

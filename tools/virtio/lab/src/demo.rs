@@ -6,7 +6,9 @@ use crate::device;
 use crate::guest::{self, Config};
 use crate::init::Job;
 use crate::kernel::Kernel;
-use crate::machines::{self, Machine};
+use crate::machine::Machine;
+use crate::machines;
+use crate::output::print;
 use crate::qemu;
 use crate::tree::Tree;
 use anyhow::Result;
@@ -26,7 +28,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config) -> Result<u8> {
         ..config.clone()
     };
     let job = Job::Command(vec![tree.join(SCRIPT).display().to_string()]);
-    let outcome = guest::run(tree, kernel, "demo", &config, &job, crate::print)?;
+    let outcome = guest::run(tree, kernel, "demo", &config, &job, print)?;
     println!("\nWhat the devices say of the driver:");
     outcome.report(&config.output);
     Ok(outcome.status().max(last_act(tree, kernel, &config)?))
@@ -47,7 +49,7 @@ fn last_act(tree: &Tree, kernel: &Kernel, config: &Config) -> Result<u8> {
     );
     let config = machines::config(tree, Machine::PciSplit, config)?;
     let job = Job::Command(vec![tree.join(LAST_ACT).display().to_string()]);
-    let outcome = machines::run(tree, kernel, "demo-move", &config, &job, crate::print)?;
+    let outcome = machines::run(tree, kernel, "demo-move", &config, &job, print)?;
     outcome.report(&config.output);
     Ok(outcome.status())
 }

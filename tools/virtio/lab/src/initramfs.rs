@@ -14,8 +14,7 @@ use crate::init::JOB;
 use crate::kernel::Kernel;
 use crate::modules::Modules;
 use crate::process::output_of;
-use crate::selftests;
-use crate::tree::{make_dir, RunDir, Tree};
+use crate::tree::{make_dir, RunDir, Tree, SELFTESTS};
 use anyhow::{ensure, Context, Result};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -121,7 +120,7 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
     files.add(Path::new(BUSYBOX))?;
     add_modules(&mut files, kernel, &staging, modules)?;
     files.add(&run.join(JOB))?;
-    for program in ["tools/virtio/lab/guest", selftests::DIR] {
+    for program in ["tools/virtio/lab/guest", SELFTESTS] {
         files.add(&tree.join(program))?;
     }
     files.add(&kernel.source.join("tools/testing/selftests/kselftest"))?;

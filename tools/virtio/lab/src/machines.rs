@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `qemu/`: the machines whose devices are QEMU's own, with SUSPEND, and the tests on them.
-//!
-//! Each has the same devices, by another transport or with another kind of virtqueue. The test
-//! devices are not there: the judge is QEMU's.
+//! `qemu/`: the tests on machines whose devices are QEMU's own.
 
 use crate::guest::{self, Board, Config};
 use crate::init::{Job, Selftest};
 use crate::kernel::{Flavour, Kernel};
 use crate::ktap::Verdict;
+use crate::machine::Machine;
 use crate::migrate::Host;
 use crate::qemu;
 use crate::selftests::{self, file_name, Session};
 use crate::tally::Results;
 use crate::tree::Tree;
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,135 +22,6 @@ pub const SUITE: &str = "qemu";
 const PREFIX: &str = "qemu_";
 /// For one test, on the stock kernel.
 const DEADLINE: Duration = Duration::from_secs(600);
-
-/// A transport and a kind of virtqueues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Machine {
-    PciSplit,
-    PciPacked,
-    MmioSplit,
-    MmioPacked,
-}
-
-impl Machine {
-    pub const ALL: [Self; 4] = [
-        Self::PciSplit,
-        Self::PciPacked,
-        Self::MmioSplit,
-        Self::MmioPacked,
-    ];
-
-    /// What the names of its tests begin with.
-    pub fn suite(self) -> &'static str {
-        match self {
-            Self::PciSplit => "qemu/pci-split",
-            Self::PciPacked => "qemu/pci-packed",
-            Self::MmioSplit => "qemu/mmio-split",
-            Self::MmioPacked => "qemu/mmio-packed",
-        }
-    }
-
-    pub fn board(self) -> Board {
-        match self {
-            Self::PciSplit | Self::PciPacked => Board::Q35,
-            Self::MmioSplit | Self::MmioPacked => Board::Microvm,
-        }
-    }
-
-    fn is_packed(self) -> bool {
-        matches!(self, Self::PciPacked | Self::MmioPacked)
-    }
-
-    /// The arguments that give QEMU its devices, of which the disks are in a directory.
-    ///
-    /// A source of entropy; three disks, of which the second has a thread of its own where that can
-    /// be, and the third offers no SUSPEND; a network device to the host, and two on a cable.
-    pub fn devices(self, disks: &Path) -> Vec<String> {
-        let disks = disks.display();
-        let on_pci = self.board() == Board::Q35;
-        let any_device = |name: &str, rest: &str| {
-            let transport = if on_pci { "pci" } else { "device" };
-            let packed = if self.is_packed() { "on" } else { "off" };
-            let common = format!("packed={packed},x-suspend-judge=on");
-            [
-                "-device".into(),
-                format!("virtio-{name}-{transport},{common},{rest}"),
-            ]
-        };
-        let device = |name: &str, rest: &str| any_device(name, &format!("suspend=1.4,{rest}"));
-        // Else the judge does not see what is notified in vain: it goes to an eventfd.
-        let seen = if on_pci { ",ioeventfd=off" } else { "" };
-        let thread = if on_pci { ",iothread=thread" } else { "" };
-        let mut args: Vec<String> = Vec::new();
-        let mut add = |words: [String; 2]| args.extend(words);
-        add(["-global", "virtio-mmio.force-legacy=false"].map(str::to_string));
-        add(["-global", "virtio-mmio.ioeventfd=off"].map(str::to_string));
-        add(["-object", "iothread,id=thread"].map(str::to_string));
-        for Disk { name, format, .. } in DISKS {
-            let file = format!("file.driver=file,file.filename={disks}/{name}");
-            add([
-                "-blockdev".into(),
-                format!("driver={format},node-name={name},{file}"),
-            ]);
-        }
-        add(device("rng", "id=rng0"));
-        add(device(
-            "blk",
-            &format!("id=disk0,drive=disk0,serial=disk0,num-queues=2{seen}"),
-        ));
-        add(device(
-            "blk",
-            &format!("id=disk1,drive=disk1,serial=disk1,num-queues=2{thread}"),
-        ));
-        add(any_device(
-            "blk",
-            "suspend=off,id=disk2,drive=disk2,serial=disk2",
-        ));
-        add(["-netdev", "user,id=user0"].map(str::to_string));
-        add(device(
-            "net",
-            &format!("id=net0,netdev=user0,mac=52:54:00:00:00:00{seen}"),
-        ));
-        for number in [1, 2] {
-            add(["-netdev".into(), format!("hubport,id=port{number},hubid=1")]);
-            let mac = format!("mac=52:54:00:00:00:0{number}");
-            add(device(
-                "net",
-                &format!("id=net{number},netdev=port{number},{mac}{seen}"),
-            ));
-        }
-        add(["-trace", "virtio_suspend_end"].map(str::to_string));
-        add(["-trace", "virtio_suspend_violation"].map(str::to_string));
-        args
-    }
-}
-
-/// An image of a disk.
-pub struct Disk {
-    pub name: &'static str,
-    pub format: &'static str,
-    /// In bytes.
-    pub size: u64,
-}
-
-/// The second one can hold snapshots.
-pub const DISKS: [Disk; 3] = [
-    Disk {
-        name: "disk0",
-        format: "raw",
-        size: 64 << 20,
-    },
-    Disk {
-        name: "disk1",
-        format: "qcow2",
-        size: 32 << 20,
-    },
-    Disk {
-        name: "disk2",
-        format: "raw",
-        size: 4 << 20,
-    },
-];
 
 /// The kselftests that have QEMU's own devices, which is why nobody else runs them.
 pub fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
@@ -171,7 +39,10 @@ pub fn test_name(machine: Machine, program: &Path) -> String {
 pub fn config(tree: &Tree, machine: Machine, config: &Config) -> Result<Config> {
     let emulator = qemu::set_up(tree)?.binary();
     Ok(Config {
-        board: machine.board(),
+        board: match machine.is_pci() {
+            true => Board::Q35,
+            false => Board::Microvm,
+        },
         host: Some(Host::new(machine)),
         devices: Vec::new(),
         root: guest::Root::Initramfs { resume: None },
@@ -242,30 +113,4 @@ pub fn run(
             false => on_line(line, devices),
         },
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_of_each_machine() {
-        for machine in Machine::ALL {
-            let args = machine.devices(Path::new("/d")).join(" ");
-            let transport = if machine.suite().contains("pci") {
-                "-pci,"
-            } else {
-                "-device,"
-            };
-            assert_eq!(args.matches("x-suspend-judge=on").count(), 7, "{args}");
-            assert_eq!(args.matches("suspend=1.4").count(), 6, "{args}");
-            assert_eq!(args.matches(transport).count(), 7, "{args}");
-            let packed = machine.suite().ends_with("packed");
-            assert_eq!(
-                args.matches("packed=on").count(),
-                if packed { 7 } else { 0 },
-                "{args}"
-            );
-        }
-    }
 }

@@ -21,6 +21,7 @@ mod install;
 mod kernel;
 mod klog;
 mod ktap;
+mod machine;
 mod machines;
 mod makefile;
 mod migrate;
@@ -35,7 +36,9 @@ mod rust;
 mod scenario;
 mod schedule;
 mod selftests;
+mod setup;
 mod sleep;
+mod stock;
 mod suite;
 mod tally;
 mod tree;
@@ -49,6 +52,7 @@ use std::thread;
 use std::time::Duration;
 
 use kernel::Flavour;
+use output::print;
 use tree::Tree;
 
 /// Builds the modules and runs them in a guest.
@@ -100,7 +104,7 @@ enum Cmd {
         /// for is done.
         #[arg(long, value_enum,
               conflicts_with_all = ["devices", "own_qemu", "initramfs", "stock_drivers"])]
-        machine: Option<machines::Machine>,
+        machine: Option<machine::Machine>,
 
         /// Leave out the modules: the kernel's own drivers bind to the devices.
         #[arg(long)]
@@ -174,7 +178,7 @@ fn host(cli: Cli) -> Result<u8> {
         // It needs no kernel.
         return qemu::run(&tree, args);
     }
-    let kernel = kernel::set_up(&tree, cli.kernel, cli.series.as_deref())?;
+    let kernel = setup::set_up(&tree, cli.kernel, cli.series.as_deref())?;
     // Builds the modules and describes a guest with them.
     let with_modules = |devices: Vec<device::Spec>| {
         Ok::<_, anyhow::Error>(guest::Config {
@@ -264,12 +268,6 @@ fn host(cli: Cli) -> Result<u8> {
     Ok(0)
 }
 
-/// Shows a line that a guest printed.
-fn print(line: &str, _: &mut device::Devices) -> Result<()> {
-    println!("{line}");
-    Ok(())
-}
-
 /// Process 1 has no default action for signals.  Ending it ends all others.
 fn end_on_signals() -> Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("can't catch signals")?;
@@ -279,9 +277,4 @@ fn end_on_signals() -> Result<()> {
         }
     });
     Ok(())
-}
-
-/// What is kept between runs, in the build root.
-fn state_dir() -> PathBuf {
-    PathBuf::from("/var/lib/lab")
 }

@@ -12,7 +12,7 @@
 //! The terminal of a guest goes with it: the standard output of all its QEMUs is one pipe, and the
 //! answer is given to the one that runs the guest by then.
 
-use crate::machines::{Disk, Machine, DISKS};
+use crate::machine::{Disk, Machine, DISKS};
 use crate::process::tail;
 use crate::qmp::Monitor;
 use crate::tree::RunDir;

@@ -12,9 +12,10 @@ use crate::guest::{self, Accel, Config};
 use crate::init::Job;
 use crate::kernel::Kernel;
 use crate::ktap::{self, Verdict};
-use crate::machines::{self, Machine};
+use crate::machine::Machine;
+use crate::machines;
 use crate::process::run_logged;
-use crate::tree::{make_dir, Tree};
+use crate::tree::{make_dir, Tree, SELFTESTS};
 use crate::{device, modules, rust, selftests, suite};
 use anyhow::{bail, ensure, Context, Result};
 use glob::Pattern;
@@ -156,7 +157,7 @@ pub fn check(tree: &Tree) -> Result<Vec<String>> {
             problems.push(format!("{LIST}: {}: {error:#}", mutant.name));
         }
         if let Some((_, program)) = program(&mutant.suite) {
-            if !tree.join(selftests::DIR).join(program).exists() {
+            if !tree.join(SELFTESTS).join(program).exists() {
                 problems.push(format!("{LIST}: {}: no {program}", mutant.name));
             }
         }
@@ -384,7 +385,7 @@ impl Lab<'_> {
     fn job(&self, programs: &[(&str, Vec<&str>)]) -> Job {
         let mut script = String::from("status=0\n");
         for (program, cases) in programs {
-            let path = self.tree.join(selftests::DIR).join(program);
+            let path = self.tree.join(SELFTESTS).join(program);
             script += &format!("echo '{BEGIN}{program}'\n{}", quoted(path.as_os_str()));
             for case in cases {
                 script += " ";

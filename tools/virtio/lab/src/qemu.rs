@@ -6,8 +6,7 @@
 //! packages are installed, and apt asked for its source, only when it is to be built.
 
 use crate::process::{announce, output_of, run_logged, Steps};
-use crate::state_dir;
-use crate::tree::{make_dir, Tree};
+use crate::tree::{make_dir, Tree, STATE};
 use anyhow::{bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -95,7 +94,7 @@ pub fn run(tree: &Tree, args: &Args) -> Result<u8> {
 
 /// Builds it, or finds that done.
 pub fn set_up(tree: &Tree) -> Result<Qemu> {
-    let dir = make_dir(state_dir().join("qemu"))?;
+    let dir = make_dir(Path::new(STATE).join("qemu"))?;
     let series = series(tree)?;
     let key = key(&series)?;
 
@@ -119,7 +118,7 @@ pub fn set_up(tree: &Tree) -> Result<Qemu> {
 /// Finds it, if it has been built.
 pub fn built(tree: &Tree) -> Result<Option<Qemu>> {
     let key = key(&series(tree)?)?;
-    Ok(finished(&state_dir().join("qemu/qemu.json"), &key))
+    Ok(finished(&Path::new(STATE).join("qemu/qemu.json"), &key))
 }
 
 fn finished(state: &Path, key: &str) -> Option<Qemu> {
@@ -361,7 +360,7 @@ fn is_firmware(path: &Path) -> bool {
 /// What a maintainer of QEMU would do with the series.
 fn check(tree: &Tree, qemu: &Qemu) -> Result<()> {
     let start = Instant::now();
-    let dir = state_dir().join("qemu");
+    let dir = Path::new(STATE).join("qemu");
     let logs = tree.out("log")?;
     let log = |name: &str| logs.join(format!("qemu-check-{name}.log"));
     let series = series(tree)?;

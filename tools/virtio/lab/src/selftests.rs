@@ -13,7 +13,7 @@ use crate::ktap::{self, Verdict};
 use crate::makefile;
 use crate::schedule::{Durations, Shared};
 use crate::tally::{Report, Results};
-use crate::tree::{RunDir, Tree};
+use crate::tree::{RunDir, Tree, SELFTESTS};
 use anyhow::{ensure, Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub const DIR: &str = "tools/testing/selftests/virtio";
 /// For one kselftest, unless its `settings` file says otherwise.
 const DEFAULT_TIMEOUT_S: u64 = 45;
 /// What looking for leaks takes at most, on a kernel that can.
@@ -41,7 +40,7 @@ pub fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
 
 /// The kselftests that their Makefile lists in some variables.
 pub fn listed(tree: &Tree, variables: &[&str]) -> Result<Vec<PathBuf>> {
-    let dir = tree.join(DIR);
+    let dir = tree.join(SELFTESTS);
     let path = dir.join("Makefile");
     if !path.exists() {
         return Ok(Vec::new());
@@ -103,7 +102,7 @@ impl<'a> Selftests<'a> {
         results: &'a Results,
     ) -> Result<Self> {
         let slowness = kernel.flavour.slowness();
-        let timeout_s = makefile::setting(&tree.join(DIR).join("settings"), "timeout")?
+        let timeout_s = makefile::setting(&tree.join(SELFTESTS).join("settings"), "timeout")?
             .unwrap_or(DEFAULT_TIMEOUT_S)
             * u64::from(slowness);
         config.deadline = guest::BOOT * slowness

@@ -18,14 +18,15 @@ use crate::init::Job;
 use crate::install;
 use crate::kernel::{Flavour, Kernel};
 use crate::ktap::Verdict;
-use crate::machines::{self, Machine};
+use crate::machine::Machine;
+use crate::machines;
 use crate::output::{Output, Screen};
 use crate::process::output_of;
 use crate::scenario::{self, Scenario};
 use crate::schedule::{self, Durations, Unit};
 use crate::selftests::{self, file_name, Selftests};
 use crate::tally::{Report, Results, Tally};
-use crate::tree::Tree;
+use crate::tree::{Tree, SELFTESTS};
 use crate::{device, modules, qemu, rust, sleep};
 use anyhow::{ensure, Context, Result};
 use clap::builder::RangedU64ValueParser;
@@ -96,7 +97,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
         !names.is_empty(),
         "no test is named {}: see {}/Makefile, or host/* and boot/*",
         args.filter.as_deref().unwrap_or("*"),
-        selftests::DIR
+        SELFTESTS
     );
     let programs: Vec<PathBuf> = programs
         .into_iter()

@@ -7,6 +7,10 @@ use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+/// Where the kselftests are in the clone.
+pub const SELFTESTS: &str = "tools/testing/selftests/virtio";
+/// What is kept between runs, in the build root.
+pub const STATE: &str = "/var/lib/lab";
 /// Each run of the lab has a file system of its own there.
 const SOCKETS: &str = "/run/lab";
 
