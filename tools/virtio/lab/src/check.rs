@@ -2,6 +2,7 @@
 
 //! `lab check`: formatting, lints and style, by the kernel's own tools and rules.
 
+use crate::circles;
 use crate::conformance;
 use crate::kernel::Kernel;
 use crate::modules;
@@ -32,6 +33,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("no unsafe in drivers and samples", no_unsafe),
     ("conformance", conformance),
     ("mutants", mutants),
+    ("no circles between files", circles),
     ("shellcheck", shellcheck),
     ("rustfmt, tools", cargo_fmt),
     ("clippy, tools", cargo_clippy),
@@ -198,6 +200,11 @@ fn conformance(tree: &Tree, _: &Kernel) -> Result<bool> {
 /// The list of mutants fits the driver.
 fn mutants(tree: &Tree, _: &Kernel) -> Result<bool> {
     report(&mutate::check(tree)?)
+}
+
+/// The files of the tools do not need each other in circles.
+fn circles(tree: &Tree, _: &Kernel) -> Result<bool> {
+    report(&circles::check(tree)?)
 }
 
 fn report(problems: &[String]) -> Result<bool> {

@@ -10,6 +10,7 @@ mod analyzer;
 mod apt;
 mod bench;
 mod check;
+mod circles;
 mod conformance;
 mod debug;
 mod demo;
