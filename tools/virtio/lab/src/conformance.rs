@@ -1,25 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Documentation/virtio/conformance.rst, checked so that it can't rot.
+//! The rules, the code that keeps them and the tests that prove it, checked so that they can't rot.
 //!
-//! The page is the source: a table with a row for each rule, whose last three columns name, as
-//! literals, the code that keeps the rule, the tests that prove it, and those that prove it once
-//! more, with QEMU's own devices; or why there is none of these. All of it must be there:
-//!
-//! * code, `FILE: ITEM`: the file defines a function, type or constant of that name;
-//! * `PROGRAM: TITLE`: a kselftest that its Makefile lists, with a case of that title;
-//! * `boot/NAME`: a test that ends its guest;
-//! * `qtest/NAME`: a case of the test that the series for QEMU brings;
-//! * `PACKAGE::PATH::NAME`: a test of a package of tools/virtio.
+//! The source is `conformance.toml`, which explains itself; the table of
+//! Documentation/virtio/conformance.rst is written from it. All that is named has to be there: code
+//! as a function, type or constant of that name in that file, a kselftest in its Makefile with a
+//! case of that title, and so on.
 
 use crate::tree::{Tree, SELFTESTS};
 use crate::{makefile, scenario};
 use anyhow::{Context, Result};
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+const SOURCE: &str = "tools/virtio/lab/conformance.toml";
 const PAGE: &str = "Documentation/virtio/conformance.rst";
+/// What is behind this line of the page is written by the lab.
+const MARKER: &str =
+    ".. Written by scripts/lab conformance --write, out of tools/virtio/lab/conformance.toml.\n";
+const HEADER: &str = "
+.. list-table::
+   :header-rows: 1
+   :widths: 4 26 10 20 20 20
+
+   * - Rule
+     - What it asks
+     - VIRTIO 1.4
+     - Kept by
+     - Proven by
+     - With QEMU's own devices
+";
+/// Columns of a page.
+const WIDTH: usize = 100;
 /// Where rules are cited.
 const CITING: [&str; 5] = [
     "rust",
@@ -34,33 +48,43 @@ const NOT_READ: [&str; 3] = ["target", "out", "conformance.rs"];
 const RULES: [(char, u32); 2] = [('D', 14), ('V', 5)];
 /// Where the series for QEMU has its test.
 const QTEST: &str = "tools/virtio/qemu/0016-tests-qtest-test-Device-Suspend.patch";
-/// Begins why a rule is not tested with QEMU's own devices.
-const NONE: &str = "none: ";
 /// What can define an item.
 const KEYWORDS: [&str; 6] = ["fn", "struct", "enum", "trait", "const", "type"];
 
-/// A row of the table.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    rule: Vec<Rule>,
+}
+
+/// As `conformance.toml` explains it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Rule {
     name: String,
+    asks: String,
+    chapter: String,
     code: Vec<String>,
     tests: Vec<String>,
-    /// With QEMU's own devices.
-    second: Vec<String>,
-    /// Why there is none of these.
-    why: Option<String>,
+    #[serde(default)]
+    qemu: Vec<String>,
+    no_qemu: Option<String>,
+}
+
+fn rules(tree: &Tree) -> Result<Vec<Rule>> {
+    let text = fs::read_to_string(tree.join(SOURCE));
+    let text = text.with_context(|| format!("can't read {SOURCE}"))?;
+    let list: List = toml::from_str(&text).with_context(|| format!("can't read {SOURCE}"))?;
+    Ok(list.rule)
 }
 
 /// What is wrong.
 pub fn check(tree: &Tree) -> Result<Vec<String>> {
-    let path = tree.join(PAGE);
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
-    let rules = parse(&text);
+    let rules = rules(tree)?;
     let mut problems = missing(&rules);
     for rule in &rules {
         let entries = rule.code.iter().map(|entry| (entry, code(tree, entry)));
-        let tests = rule.tests.iter().chain(&rule.second);
+        let tests = rule.tests.iter().chain(&rule.qemu);
         let tests = tests.map(|entry| (entry, test(tree, entry)));
         for (entry, found) in entries.chain(tests) {
             if let Err(why) = found {
@@ -71,43 +95,94 @@ pub fn check(tree: &Tree) -> Result<Vec<String>> {
     for dir in CITING {
         citations(tree, &tree.join(dir), &mut problems)?;
     }
-    Ok(problems
+    let mut problems: Vec<String> = problems
         .into_iter()
-        .map(|p| format!("{PAGE}: {p}"))
-        .collect())
+        .map(|p| format!("{SOURCE}: {p}"))
+        .collect();
+    let (is, should) = page(tree, &rules)?;
+    if is != should {
+        problems.push(format!(
+            "{PAGE}: not as {SOURCE} has it: scripts/lab conformance --write"
+        ));
+    }
+    Ok(problems)
 }
 
-/// Reads the rows of a list-table with six columns.
-fn parse(text: &str) -> Vec<Rule> {
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for line in text.lines() {
-        if let Some(cell) = line.strip_prefix("   * - ") {
-            rows.push(vec![cell.to_string()]);
-        } else if let (Some(cell), Some(row)) = (line.strip_prefix("     - "), rows.last_mut()) {
-            row.push(cell.to_string());
-        } else if let (Some(more), Some(row)) = (line.strip_prefix("       "), rows.last_mut()) {
-            if let Some(cell) = row.last_mut() {
-                cell.push(' ');
-                cell.push_str(more);
-            }
+/// `lab conformance`.
+pub fn run(tree: &Tree, write: bool) -> Result<u8> {
+    if write {
+        self::write(tree)?;
+    }
+    let problems = check(tree)?;
+    for problem in &problems {
+        println!("{problem}");
+    }
+    Ok(u8::from(!problems.is_empty()))
+}
+
+/// Writes the table of the page.
+fn write(tree: &Tree) -> Result<()> {
+    let (_, should) = page(tree, &rules(tree)?)?;
+    fs::write(tree.join(PAGE), should).with_context(|| format!("can't write {PAGE}"))
+}
+
+/// The page as it is, and as it should be.
+fn page(tree: &Tree, rules: &[Rule]) -> Result<(String, String)> {
+    let is = fs::read_to_string(tree.join(PAGE));
+    let is = is.with_context(|| format!("can't read {PAGE}"))?;
+    let (prose, _) = is
+        .split_once(MARKER)
+        .with_context(|| format!("{PAGE} has no line {MARKER:?}"))?;
+    let should = format!("{prose}{MARKER}{}", table(rules));
+    Ok((is, should))
+}
+
+/// A list-table with a row for each rule.
+fn table(rules: &[Rule]) -> String {
+    let mut text = HEADER.to_string();
+    let mut cell = |mark: &str, lines: Vec<String>| {
+        for (number, line) in lines.iter().enumerate() {
+            text += if number == 0 { mark } else { "       " };
+            text += line;
+            text += "\n";
+        }
+    };
+    for rule in rules {
+        cell("   * - ", vec![rule.name.clone()]);
+        cell("     - ", wrapped(&rule.asks, WIDTH - 7));
+        cell("     - ", wrapped(&rule.chapter, WIDTH - 7));
+        cell("     - ", literals(&rule.code));
+        cell("     - ", literals(&rule.tests));
+        match &rule.no_qemu {
+            Some(why) => cell("     - ", wrapped(&format!("none: {why}"), WIDTH - 7)),
+            None => cell("     - ", literals(&rule.qemu)),
         }
     }
-    rows.into_iter()
-        .filter(|row| row.len() == 6 && is_rule(&row[0]))
-        .map(|row| Rule {
-            name: row[0].clone(),
-            code: literals(&row[3]),
-            tests: literals(&row[4]),
-            second: literals(&row[5]),
-            why: row[5].strip_prefix(NONE).map(str::to_string),
-        })
-        .collect()
+    text
 }
 
-/// What is between pairs of backquotes.
-fn literals(cell: &str) -> Vec<String> {
-    let parts = cell.split("``").skip(1).step_by(2);
-    parts.map(str::to_string).collect()
+/// Lines of words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
+/// A line for each entry, with a comma behind all but the last.
+fn literals(entries: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = entries.iter().map(|e| format!("``{e}``,")).collect();
+    if let Some(last) = lines.last_mut() {
+        last.pop();
+    }
+    lines
 }
 
 /// Looks like the number of a rule.
@@ -121,13 +196,13 @@ fn all_rules() -> Vec<String> {
     RULES.into_iter().flat_map(each).collect()
 }
 
-/// Rules without a row, or whose row says nothing.
+/// Rules without an entry, or whose entry says nothing.
 fn missing(rules: &[Rule]) -> Vec<String> {
     let mut problems = Vec::new();
     let all = all_rules();
     for name in &all {
         match rules.iter().filter(|r| r.name == *name).collect::<Vec<_>>()[..] {
-            [] => problems.push(format!("{name} has no row")),
+            [] => problems.push(format!("{name} is not there")),
             [rule] => {
                 if rule.code.is_empty() {
                     problems.push(format!("{name} is kept by no code"));
@@ -135,13 +210,13 @@ fn missing(rules: &[Rule]) -> Vec<String> {
                 if rule.tests.is_empty() {
                     problems.push(format!("{name} is proven by no test"));
                 }
-                if rule.second.is_empty() == rule.why.is_none() {
+                if rule.qemu.is_empty() == rule.no_qemu.is_none() {
                     problems.push(format!(
                         "{name} has to have either a test with QEMU's own devices, or why not"
                     ));
                 }
             }
-            _ => problems.push(format!("{name} has several rows")),
+            _ => problems.push(format!("{name} is there several times")),
         }
     }
     let unknown = rules.iter().filter(|r| !all.contains(&r.name));
@@ -286,77 +361,104 @@ fn cited(text: &str) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process;
 
-    const TABLE: &str = "\
-Prose.
+    fn tree() -> Tree {
+        Tree::copy_at(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.."))
+    }
 
-.. list-table::
-   :header-rows: 1
+    fn rule(name: &str) -> Rule {
+        Rule {
+            name: name.into(),
+            asks: "Do this".into(),
+            chapter: "A chapter".into(),
+            ..Rule::default()
+        }
+    }
 
-   * - Rule
-     - What
-     - Where
-     - Code
-     - Tests
+    #[test]
+    fn a_row_for_each_rule() {
+        let rules = [
+            Rule {
+                asks: format!("Do {}.", "this ".repeat(20).trim_end()),
+                code: vec!["a.rs: f".into(), "b.rs: Struct".into()],
+                tests: vec!["x.py: a title with {field}".into()],
+                qemu: vec!["qtest/a".into()],
+                ..rule("D1")
+            },
+            Rule {
+                code: vec!["c.rs: g".into()],
+                tests: vec!["x.py: another title".into()],
+                no_qemu: Some("a reason".into()),
+                ..rule("V2")
+            },
+        ];
+        let expected = "
    * - D1
-     - Do this,
-       and that
+     - Do this this this this this this this this this this this this this this this this this this
+       this this.
      - A chapter
      - ``a.rs: f``,
        ``b.rs: Struct``
      - ``x.py: a title with {field}``
      - ``qtest/a``
    * - V2
-     - Something
+     - Do this
      - A chapter
      - ``c.rs: g``
      - ``x.py: another title``
      - none: a reason
 ";
-
-    fn tree() -> Tree {
-        Tree::copy_at(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.."))
-    }
-
-    #[test]
-    fn rows_of_a_table() {
-        let rules = parse(TABLE);
         assert_eq!(
-            rules[0],
-            Rule {
-                name: "D1".into(),
-                code: vec!["a.rs: f".into(), "b.rs: Struct".into()],
-                tests: vec!["x.py: a title with {field}".into()],
-                second: vec!["qtest/a".into()],
-                why: None,
-            }
+            table(&rules).strip_prefix(HEADER.trim_end()),
+            Some(expected)
         );
-        assert_eq!(rules[1].why.as_deref(), Some("a reason"));
     }
 
     #[test]
-    fn a_rule_without_row_or_test_is_told() {
+    fn a_page_that_is_stale_is_told_and_can_be_written() {
+        let copy = Tree::copy_at(std::env::temp_dir().join(format!("lab-page-{}", process::id())));
+        for file in [SOURCE, PAGE] {
+            let to = copy.join(file);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(tree().join(file), to).unwrap();
+        }
+        let is_stale = || {
+            let (is, should) = page(&copy, &rules(&copy).unwrap()).unwrap();
+            is != should
+        };
+        assert!(!is_stale());
+        let edit = |file: &str, from: &str, to: &str| {
+            let text = fs::read_to_string(copy.join(file)).unwrap();
+            assert!(text.contains(from), "{file}: {from}");
+            fs::write(copy.join(file), text.replacen(from, to, 1)).unwrap();
+        };
+        for (file, from, to) in [
+            (SOURCE, "d01_broken", "d01_kept"),
+            (PAGE, "d01_kept", "d01"),
+        ] {
+            edit(file, from, to);
+            assert!(is_stale(), "{file}");
+            write(&copy).unwrap();
+            assert!(!is_stale(), "{file}");
+        }
+        fs::remove_dir_all(copy.root()).unwrap();
+    }
+
+    #[test]
+    fn a_rule_without_entry_or_test_is_told() {
         let problems = missing(&[
             Rule {
-                name: "D1".into(),
                 code: vec!["a".into()],
-                tests: Vec::new(),
-                second: Vec::new(),
-                why: None,
+                ..rule("D1")
             },
-            Rule {
-                name: "D99".into(),
-                code: Vec::new(),
-                tests: Vec::new(),
-                second: Vec::new(),
-                why: None,
-            },
+            rule("D99"),
         ]);
         for expected in [
             "D1 is proven by no test",
             "D1 has to have either a test with QEMU's own devices, or why not",
-            "D2 has no row",
-            "V5 has no row",
+            "D2 is not there",
+            "V5 is not there",
             "D99 is no rule",
         ] {
             assert!(problems.iter().any(|p| p == expected), "{expected}");

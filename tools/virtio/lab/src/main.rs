@@ -132,6 +132,12 @@ enum Cmd {
     Bench(bench::Args),
     /// Check formatting, lints and style.
     Check,
+    /// Hold the list of rules, code and tests against the tree.
+    Conformance {
+        /// Write the table of Documentation/virtio/conformance.rst, too.
+        #[arg(long)]
+        write: bool,
+    },
     /// Break the driver in each of the ways of mutants.toml: some test must notice.
     Mutate {
         /// Only the mutants of this name, such as 'gate-*'.
@@ -175,9 +181,11 @@ fn host(cli: Cli) -> Result<u8> {
     end_on_signals()?;
 
     let tree = Tree::at_current_dir()?;
-    if let Cmd::Qemu(args) = &cli.command {
-        // It needs no kernel.
-        return qemu::run(&tree, args);
+    // What needs no kernel.
+    match cli.command {
+        Cmd::Qemu(args) => return qemu::run(&tree, &args),
+        Cmd::Conformance { write } => return conformance::run(&tree, write),
+        _ => {}
     }
     let kernel = setup::set_up(&tree, cli.kernel, cli.series.as_deref())?;
     // Builds the modules and describes a guest with them.
@@ -264,7 +272,7 @@ fn host(cli: Cli) -> Result<u8> {
             let outcome = guest::run(&tree, &kernel, "shell", &config, &job, print)?;
             outcome.report(&config.output);
         }
-        Cmd::Init(_) | Cmd::Qemu(_) => unreachable!("handled before"),
+        Cmd::Init(_) | Cmd::Qemu(_) | Cmd::Conformance { .. } => unreachable!("handled before"),
     }
     Ok(0)
 }
