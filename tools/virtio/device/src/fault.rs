@@ -15,27 +15,38 @@ use thiserror::Error;
 /// The longest time that can be asked for: an hour.
 pub const MAX_DELAY_MS: u64 = 3_600_000;
 
-/// Something that breaks a device from one moment to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// DEVICE_NEEDS_RESET is set.
-    NeedsReset,
-    /// It resets itself: status is 0, the queues are disabled.
-    StatusZero,
-    /// Every register of BAR 0 reads as all ones, until reset.
-    StatusOnes,
-    /// It is gone: reads are all ones, writes have no effect, nothing is notified.
-    Gone,
-    /// It can't be reached: as gone, but when it is back it is as it was.
-    Away,
-    /// Status reads as random bits, until reset.
-    StatusRandom,
-    /// Status reads without FEATURES_OK, until reset.
-    FeaturesOkDropped,
-    /// The server closes the connection.
-    Disconnect,
-    /// The server exits.
-    Exit,
+/// Defines [`Effect`], and how each is written and explained.
+macro_rules! effects {
+    ($($effect:ident = $name:literal, $what:literal;)*) => {
+        /// Something that breaks a device from one moment to the next.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Effect {
+            $(#[doc = $what] $effect,)*
+        }
+
+        const EFFECTS: &[(Effect, &str, &str)] = &[$((Effect::$effect, $name, $what),)*];
+    };
+}
+
+effects! {
+    NeedsReset = "needs-reset",
+        "DEVICE_NEEDS_RESET is set";
+    StatusZero = "status-zero",
+        "the device resets itself: status reads 0, queues are disabled";
+    StatusOnes = "status-ones",
+        "all registers read as ones until a reset, which works";
+    Gone = "gone",
+        "all registers read as ones and ignore writes, until the fault is cleared";
+    Away = "away",
+        "all registers read as ones and ignore writes, until the fault is cleared; then as before";
+    StatusRandom = "status-random",
+        "status reads as random bits until a reset";
+    FeaturesOkDropped = "features-ok-dropped",
+        "status reads without FEATURES_OK until a reset";
+    Disconnect = "disconnect",
+        "the server closes the connection (at the next access)";
+    Exit = "exit",
+        "the server exits";
 }
 
 /// When an [`Effect`] takes place.
@@ -48,50 +59,6 @@ pub enum Moment {
     /// At the write that resumes.
     OnResume,
 }
-
-const EFFECTS: [(Effect, &str, &str); 9] = [
-    (
-        Effect::NeedsReset,
-        "needs-reset",
-        "DEVICE_NEEDS_RESET is set",
-    ),
-    (
-        Effect::StatusZero,
-        "status-zero",
-        "the device resets itself: status reads 0, queues are disabled",
-    ),
-    (
-        Effect::StatusOnes,
-        "status-ones",
-        "all registers read as ones until a reset, which works",
-    ),
-    (
-        Effect::Gone,
-        "gone",
-        "all registers read as ones and ignore writes, until the fault is cleared",
-    ),
-    (
-        Effect::Away,
-        "away",
-        "all registers read as ones and ignore writes, until the fault is cleared; then as before",
-    ),
-    (
-        Effect::StatusRandom,
-        "status-random",
-        "status reads as random bits until a reset",
-    ),
-    (
-        Effect::FeaturesOkDropped,
-        "features-ok-dropped",
-        "status reads without FEATURES_OK until a reset",
-    ),
-    (
-        Effect::Disconnect,
-        "disconnect",
-        "the server closes the connection (at the next access)",
-    ),
-    (Effect::Exit, "exit", "the server exits"),
-];
 
 const MOMENTS: [(Moment, &str, &str); 3] = [
     (Moment::OnSuspend, "on-suspend", "when SUSPEND is written"),
@@ -122,65 +89,6 @@ impl Effect {
     }
 }
 
-/// The name of a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// An effect at a moment of a suspend.
-    At(Effect, Moment),
-    /// The SUSPEND write has no effect.
-    SuspendIgnored,
-    /// It stops consuming and never presents the condition; honours a rollback.
-    SuspendNever,
-    /// It presents the condition after a time, even if SUSPEND was taken back meanwhile.
-    SuspendLate,
-    /// It presents the condition, and runs again by itself after a time.
-    SuspendDropped,
-    /// DRIVER_OK stays set where VIRTIO 1.4 wants it dropped.
-    DriverOkKept,
-    /// A configuration change right before SUSPEND takes effect.
-    ConfigChangeBefore,
-    /// A configuration change while suspended, notified after the resume (V4).
-    ConfigChangeDuring,
-    /// A configuration change while suspended, notified at once.
-    ConfigChangeWhile,
-    /// A configuration change right after the resume.
-    ConfigChangeAfter,
-    /// Configuration change notifications are not sent.
-    ConfigIrqLost,
-    /// Used-buffer notifications are not sent.
-    UsedIrqLost,
-    /// Used-buffer notifications are sent late.
-    UsedIrqLate,
-    /// More used-buffer notifications than there is reason for.
-    UsedIrqSpurious,
-    /// A used-buffer notification after SUSPEND was presented.
-    UsedIrqAfterSuspend,
-    /// The used ring says another ID than the buffer's.
-    UsedBadId,
-    /// Every buffer is given back twice.
-    UsedTwice,
-    /// The used length is larger than the buffer.
-    UsedLong,
-    /// The used length is zero.
-    UsedZero,
-    /// Buffers are given back after SUSPEND was presented.
-    UsedAfterSuspend,
-    /// Buffers are in process for a time.
-    HoldMs,
-    /// Available buffers stay in the ring until the device was suspended and resumed.
-    AvailLeft,
-    /// It resumes only if SUSPEND is written as clear.
-    ResumeNeedsClear,
-    /// It never presents that it has resumed.
-    ResumeNever,
-    /// It presents late that it has resumed.
-    ResumeLate,
-    /// FEATURES_OK is never accepted.
-    FeaturesOkRefused,
-    /// It offers ADMIN_VQ and has an administration virtqueue, from the next reset on.
-    AdminVq,
-}
-
 /// The argument a fault takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arg {
@@ -195,165 +103,77 @@ enum Arg {
     Seed,
 }
 
-/// The faults that are no effects.
-const OTHERS: [(Name, &str, Arg, &str); 26] = [
-    (
-        Name::SuspendIgnored,
-        "suspend-ignored",
-        Arg::None,
-        "the SUSPEND write has no effect, the device goes on",
-    ),
-    (
-        Name::SuspendNever,
-        "suspend-never",
-        Arg::None,
-        "stops consuming but never presents SUSPEND; honours a rollback",
-    ),
-    (
-        Name::SuspendLate,
-        "suspend-late",
-        Arg::Ms(1000),
-        "presents SUSPEND after MS, even if it was taken back meanwhile",
-    ),
-    (
-        Name::SuspendDropped,
-        "suspend-dropped",
-        Arg::Ms(20),
-        "presents SUSPEND, and runs again by itself MS later",
-    ),
-    (
-        Name::DriverOkKept,
-        "driver-ok-kept",
-        Arg::None,
-        "presents SUSPEND together with DRIVER_OK, as 1.4 does not have it",
-    ),
-    (
-        Name::ConfigChangeBefore,
-        "config-change-before-suspend",
-        Arg::None,
-        "a configuration change notification when SUSPEND is written",
-    ),
-    (
-        Name::ConfigChangeDuring,
-        "config-change-during-suspend",
-        Arg::Ms(20),
-        "a configuration change while suspended, notified after the resume (as V4 has it)",
-    ),
-    (
-        Name::ConfigChangeWhile,
-        "config-change-while-suspended",
-        Arg::Ms(20),
-        "a configuration change while suspended, notified at once (breaks V3, V4)",
-    ),
-    (
-        Name::ConfigChangeAfter,
-        "config-change-after-suspend",
-        Arg::None,
-        "a configuration change notification right after the resume",
-    ),
-    (
-        Name::ConfigIrqLost,
-        "config-irq-lost",
-        Arg::None,
-        "configuration change notifications are not sent",
-    ),
-    (
-        Name::UsedIrqLost,
-        "used-irq-lost",
-        Arg::None,
-        "used-buffer notifications are not sent",
-    ),
-    (
-        Name::UsedIrqLate,
-        "used-irq-late",
-        Arg::Ms(100),
-        "used-buffer notifications are sent MS late",
-    ),
-    (
-        Name::UsedIrqSpurious,
-        "used-irq-spurious",
-        Arg::None,
-        "a used-buffer notification of every queue at every kick and status access",
-    ),
-    (
-        Name::UsedIrqAfterSuspend,
-        "used-irq-after-suspend",
-        Arg::Ms(20),
-        "a used-buffer notification of every queue MS after SUSPEND was presented",
-    ),
-    (
-        Name::UsedBadId,
-        "used-bad-id",
-        Arg::Id,
-        "used entries have this ID, which was not made available",
-    ),
-    (
-        Name::UsedTwice,
-        "used-twice",
-        Arg::None,
-        "every buffer is put into the used ring twice",
-    ),
-    (
-        Name::UsedLong,
-        "used-long",
-        Arg::Bytes(4096),
-        "used lengths are this much larger than the buffer",
-    ),
-    (
-        Name::UsedZero,
-        "used-zero",
-        Arg::None,
-        "used lengths are zero",
-    ),
-    (
-        Name::UsedAfterSuspend,
-        "used-after-suspend",
-        Arg::Ms(20),
-        "buffers stay in process, and are put into the used ring MS after SUSPEND was presented",
-    ),
-    (
-        Name::HoldMs,
-        "hold-ms",
-        Arg::Ms(100),
-        "every buffer is in process for MS; a suspend waits for it (V2)",
-    ),
-    (
-        Name::AvailLeft,
-        "avail-left",
-        Arg::None,
-        "available buffers stay in the ring until the device was suspended and resumed",
-    ),
-    (
-        Name::ResumeNeedsClear,
-        "resume-needs-clear",
-        Arg::None,
-        "resumes only when SUSPEND is written as clear",
-    ),
-    (
-        Name::ResumeNever,
-        "resume-never",
-        Arg::None,
-        "never presents that it has resumed",
-    ),
-    (
-        Name::ResumeLate,
-        "resume-late",
-        Arg::Ms(1000),
-        "presents MS after the write that it has resumed",
-    ),
-    (
-        Name::FeaturesOkRefused,
-        "features-ok-refused",
-        Arg::None,
-        "FEATURES_OK does not stay set, whatever the driver accepts",
-    ),
-    (
-        Name::AdminVq,
-        "admin-vq",
-        Arg::None,
-        "offers ADMIN_VQ, with a working administration virtqueue, from the next reset on",
-    ),
-];
+/// Defines [`Name`], and how each fault that is no effect is written, what argument it takes and how
+/// it is explained: a fault is an entry here, what follows from it, and a line in the README.
+macro_rules! faults {
+    ($($fault:ident = $name:literal, $arg:expr, $what:literal;)*) => {
+        /// The name of a fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Name {
+            /// An effect at a moment of a suspend.
+            At(Effect, Moment),
+            $(#[doc = $what] $fault,)*
+        }
+
+        /// The faults that are no effects.
+        const OTHERS: &[(Name, &str, Arg, &str)] = &[$((Name::$fault, $name, $arg, $what),)*];
+    };
+}
+
+faults! {
+    SuspendIgnored = "suspend-ignored", Arg::None,
+        "the SUSPEND write has no effect, the device goes on";
+    SuspendNever = "suspend-never", Arg::None,
+        "stops consuming but never presents SUSPEND; honours a rollback";
+    SuspendLate = "suspend-late", Arg::Ms(1000),
+        "presents SUSPEND after MS, even if it was taken back meanwhile";
+    SuspendDropped = "suspend-dropped", Arg::Ms(20),
+        "presents SUSPEND, and runs again by itself MS later";
+    DriverOkKept = "driver-ok-kept", Arg::None,
+        "presents SUSPEND together with DRIVER_OK, as 1.4 does not have it";
+    ConfigChangeBefore = "config-change-before-suspend", Arg::None,
+        "a configuration change notification when SUSPEND is written";
+    ConfigChangeDuring = "config-change-during-suspend", Arg::Ms(20),
+        "a configuration change while suspended, notified after the resume (as V4 has it)";
+    ConfigChangeWhile = "config-change-while-suspended", Arg::Ms(20),
+        "a configuration change while suspended, notified at once (breaks V3, V4)";
+    ConfigChangeAfter = "config-change-after-suspend", Arg::None,
+        "a configuration change notification right after the resume";
+    ConfigIrqLost = "config-irq-lost", Arg::None,
+        "configuration change notifications are not sent";
+    UsedIrqLost = "used-irq-lost", Arg::None,
+        "used-buffer notifications are not sent";
+    UsedIrqLate = "used-irq-late", Arg::Ms(100),
+        "used-buffer notifications are sent MS late";
+    UsedIrqSpurious = "used-irq-spurious", Arg::None,
+        "a used-buffer notification of every queue at every kick and status access";
+    UsedIrqAfterSuspend = "used-irq-after-suspend", Arg::Ms(20),
+        "a used-buffer notification of every queue MS after SUSPEND was presented";
+    UsedBadId = "used-bad-id", Arg::Id,
+        "used entries have this ID, which was not made available";
+    UsedTwice = "used-twice", Arg::None,
+        "every buffer is put into the used ring twice";
+    UsedLong = "used-long", Arg::Bytes(4096),
+        "used lengths are this much larger than the buffer";
+    UsedZero = "used-zero", Arg::None,
+        "used lengths are zero";
+    UsedAfterSuspend = "used-after-suspend", Arg::Ms(20),
+        "buffers stay in process, and are put into the used ring MS after SUSPEND was presented";
+    HoldMs = "hold-ms", Arg::Ms(100),
+        "every buffer is in process for MS; a suspend waits for it (V2)";
+    AvailLeft = "avail-left", Arg::None,
+        "available buffers stay in the ring until the device was suspended and resumed";
+    ResumeNeedsClear = "resume-needs-clear", Arg::None,
+        "resumes only when SUSPEND is written as clear";
+    ResumeNever = "resume-never", Arg::None,
+        "never presents that it has resumed";
+    ResumeLate = "resume-late", Arg::Ms(1000),
+        "presents MS after the write that it has resumed";
+    FeaturesOkRefused = "features-ok-refused", Arg::None,
+        "FEATURES_OK does not stay set, whatever the driver accepts";
+    AdminVq = "admin-vq", Arg::None,
+        "offers ADMIN_VQ, with a working administration virtqueue, from the next reset on";
+}
 
 impl Name {
     /// All there are.
@@ -617,10 +437,10 @@ pub fn help() -> String {
     let mut add = |name: String, what: &str| {
         text.push_str(&format!("  {name}\n          {what}\n"));
     };
-    for (_, name, arg, what) in OTHERS {
+    for &(_, name, arg, what) in OTHERS {
         add(usage(name, arg), what);
     }
-    for (effect, name, what) in EFFECTS {
+    for &(effect, name, what) in EFFECTS {
         let arg = if effect.is_seeded() { "[=SEED]" } else { "" };
         add(format!("{name}-MOMENT{arg}"), what);
     }
@@ -657,7 +477,7 @@ mod tests {
                 assert_eq!(with.unwrap().arg(), 7);
             }
         }
-        assert_eq!(names.len(), 53);
+        assert_eq!(names.len(), OTHERS.len() + EFFECTS.len() * MOMENTS.len());
         for (moment, ..) in MOMENTS {
             assert_eq!(MOMENTS[moment as usize].0, moment);
         }
@@ -666,10 +486,10 @@ mod tests {
     #[test]
     fn help_explains_every_fault() {
         let help = help();
-        for (_, name, _, what) in OTHERS {
+        for &(_, name, _, what) in OTHERS {
             assert!(help.contains(name) && help.contains(what));
         }
-        for (_, name, what) in EFFECTS {
+        for &(_, name, what) in EFFECTS {
             assert!(help.contains(name) && help.contains(what));
         }
     }
@@ -677,12 +497,12 @@ mod tests {
     #[test]
     fn the_readme_lists_every_fault() {
         let readme = include_str!("../README.md");
-        for (_, name, arg, _) in OTHERS {
+        for &(_, name, arg, _) in OTHERS {
             let usage = usage(name, arg);
             let usage = usage.split(" (").next().unwrap_or_default();
             assert!(readme.contains(&format!("| `{usage}`")), "{usage}");
         }
-        for (effect, name, _) in EFFECTS {
+        for &(effect, name, _) in EFFECTS {
             let seed = if effect.is_seeded() { "[=SEED]" } else { "" };
             let usage = format!("| `{name}-MOMENT{seed}`");
             assert!(readme.contains(&usage), "{usage}");
