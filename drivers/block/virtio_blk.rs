@@ -710,6 +710,7 @@ virtio::virtio_device_table!(ID_TABLE, [DeviceId::new(DeviceId::BLOCK)]);
 
 impl Driver for BlkDriver {
     type Data<'bound> = BlkData<'bound>;
+    type Queue = usize;
     type Suspend = Native;
 
     const ID_TABLE: IdTable = &ID_TABLE;
@@ -748,13 +749,14 @@ impl Driver for BlkDriver {
                 None
             };
 
-            let mut virtqueues = dev.virtqueues().spread();
+            let mut virtqueues = dev.virtqueues::<Self>().spread();
             let mut queues = KVec::new();
             for i in 0..counts.default {
-                queues.push(virtqueues.add(fmt!("req.{i}"))?, GFP_KERNEL)?;
+                queues.push(virtqueues.add(queues.len(), fmt!("req.{i}"))?, GFP_KERNEL)?;
             }
             for i in counts.default..counts.default + counts.poll {
-                queues.push(virtqueues.add_polled(fmt!("req_poll.{i}"))?, GFP_KERNEL)?;
+                let queue = virtqueues.add_polled(queues.len(), fmt!("req_poll.{i}"))?;
+                queues.push(queue, GFP_KERNEL)?;
             }
             virtqueues.find()?;
 

@@ -57,12 +57,13 @@ static ID_TABLE: IdArray<DeviceId, (), 1> =
 
 impl Driver for SampleDriver {
     type Data<'bound> = SampleData;
+    type Queue = ();
     type Suspend = Native;
     const ID_TABLE: IdTable = &ID_TABLE;
 
     fn probe<'bound>(dev: &'bound Device<Core<'_>>) -> impl PinInit<SampleData, Error> + 'bound {
-        let mut queues = dev.virtqueues();
-        let queue = queues.add(fmt!("input"))?;
+        let mut queues = dev.virtqueues::<Self>();
+        let queue = queues.add((), fmt!("input"))?;
         queues.find()?;
         Ok(SampleData { queue })
     }
@@ -75,7 +76,7 @@ impl Driver for SampleDriver {
     fn used(
         dev: &Device<Bound>,
         this: Pin<&SampleData>,
-        _queue: usize,
+        _queue: (),
         _irq: &LocalInterruptDisabled,
     ) {
         loop {

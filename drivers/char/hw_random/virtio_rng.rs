@@ -294,6 +294,7 @@ virtio::virtio_device_table!(ID_TABLE, [DeviceId::new(DeviceId::ENTROPY)]);
 
 impl Driver for RngDriver {
     type Data<'bound> = RngData;
+    type Queue = ();
     type Suspend = Native;
 
     const ID_TABLE: IdTable = &ID_TABLE;
@@ -301,8 +302,8 @@ impl Driver for RngDriver {
     fn probe<'bound>(
         dev: &'bound Device<Core<'_>>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
-        let mut queues = dev.virtqueues();
-        let input = queues.add(fmt!("input"))?;
+        let mut queues = dev.virtqueues::<Self>();
+        let input = queues.add((), fmt!("input"))?;
         queues.find()?;
 
         Ok(RngData {
@@ -320,12 +321,7 @@ impl Driver for RngDriver {
         this.entropy.stop();
     }
 
-    fn used(
-        _dev: &Device<Bound>,
-        this: Pin<&RngData>,
-        _queue: usize,
-        irq: &LocalInterruptDisabled,
-    ) {
+    fn used(_dev: &Device<Bound>, this: Pin<&RngData>, _queue: (), irq: &LocalInterruptDisabled) {
         this.entropy.receive(irq);
     }
 }

@@ -31,6 +31,7 @@ use crate::{
         Common, //
     },
     queue::VirtQueues,
+    Driver,
     Feature,
     Status, //
 };
@@ -500,10 +501,11 @@ impl Drop for DeviceLock<'_> {
 }
 
 impl<'a> Device<device::Core<'a>> {
-    /// Begins to set up the device's virtqueues; to be called by [`Driver::probe`].
+    /// Begins to set up the virtqueues of a device that is bound to the driver `T`; to be called by
+    /// [`Driver::probe`].
     ///
     /// [`Driver::probe`]: crate::Driver::probe
-    pub fn virtqueues(&self) -> VirtQueues<'_> {
+    pub fn virtqueues<T: Driver + 'static>(&self) -> VirtQueues<'_, T> {
         VirtQueues::new(self)
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 
 #[path = "driver/freeze.rs"]
 mod freeze;
+#[path = "driver/keys.rs"]
+mod keys;
 #[path = "driver/lifecycle.rs"]
 mod lifecycle;
 #[path = "driver/registration.rs"]
@@ -80,6 +82,9 @@ impl DeviceId {
 
     /// The device type of an entropy device.
     pub const ENTROPY: u32 = bindings::VIRTIO_ID_RNG;
+
+    /// The device type of an input device.
+    pub const INPUT: u32 = bindings::VIRTIO_ID_INPUT;
 }
 
 // SAFETY: `DeviceId` is a `#[repr(transparent)]` wrapper of `virtio_device_id` and does not add
@@ -132,6 +137,7 @@ macro_rules! virtio_device_table {
 ///
 /// impl Driver for MyDriver {
 ///     type Data<'bound> = Self;
+///     type Queue = ();
 ///     type Suspend = suspend::Unsupported;
 ///     const ID_TABLE: IdTable = &ID_TABLE;
 ///
@@ -145,7 +151,7 @@ macro_rules! virtio_device_table {
 ///     fn used(
 ///         _dev: &Device<Bound>,
 ///         _this: Pin<&Self>,
-///         _queue: usize,
+///         _queue: (),
 ///         _irq: &LocalInterruptDisabled,
 ///     ) {
 ///     }
@@ -155,6 +161,9 @@ macro_rules! virtio_device_table {
 pub trait Driver: Sized {
     /// The type of the driver's bus device private data.
     type Data<'bound>: Send + Sync + 'bound;
+
+    /// By what the driver knows its virtqueues: an enum, a number, or nothing if there is one.
+    type Queue: Copy + Send + Sync + 'static;
 
     /// Whether the driver's devices can be suspended: [`suspend::Native`] or
     /// [`suspend::Unsupported`].
@@ -221,7 +230,8 @@ pub trait Driver: Sized {
         let _ = (dev, this);
     }
 
-    /// Used buffer notification: take back what the device has used in the virtqueue `queue`.
+    /// Used buffer notification: take back what the device has used in the virtqueue that has been
+    /// added as `queue`.
     ///
     /// Always called with interrupts disabled, of which `irq` is the proof: by an interrupt, or by
     /// the bus abstraction when the device has been suspended or resumed. Nothing may sleep. A
@@ -234,7 +244,7 @@ pub trait Driver: Sized {
     fn used(
         dev: &Device<Bound>,
         this: Pin<&Self::Data<'_>>,
-        queue: usize,
+        queue: Self::Queue,
         irq: &LocalInterruptDisabled,
     );
 

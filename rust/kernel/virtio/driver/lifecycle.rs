@@ -28,7 +28,8 @@ use kernel::{
         },
         rcu,
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     types::ScopeGuard, //
 };
@@ -185,6 +186,8 @@ pub struct PrivateData<'bound, T: Driver> {
     // The first field, see `common_of`.
     #[pin]
     common: Common,
+    /// By what the driver knows its virtqueues, in their order.
+    pub(super) keys: SetOnce<KVec<T::Queue>>,
     /// Initialised while `common.populated` is set.
     #[pin]
     data: UnsafeCell<MaybeUninit<T::Data<'bound>>>,
@@ -219,7 +222,7 @@ impl<T: Driver + 'static> Adapter<T> {
     /// # Safety
     ///
     /// The drvdata of `dev` must have been set by `probe_callback` of this very adapter.
-    unsafe fn private<'a>(dev: &'a Device<Bound>) -> &'a PrivateData<'a, T> {
+    pub(super) unsafe fn private<'a>(dev: &'a Device<Bound>) -> &'a PrivateData<'a, T> {
         // SAFETY: By the safety requirements the drvdata is a `Pin<KBox<PrivateData<T>>>` as a
         // foreign pointer, that is, a pointer to the `PrivateData`, which stays while the device
         // is bound.
@@ -277,8 +280,12 @@ impl<T: Driver + 'static> Adapter<T> {
         // that are not interrupted themselves.
         let irq = local_interrupt_disable();
         // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
-        // probed, and only while that is live or its controller gated.
-        unsafe { Self::with_data(dev, |data| T::used(dev, data, index, &irq)) };
+        // probed.
+        let keys = unsafe { Self::private(dev) }.keys.as_ref();
+        if let Some(key) = keys.and_then(|keys| keys.get(index)) {
+            // SAFETY: As above, and only while that is live or its controller gated.
+            unsafe { Self::with_data(dev, |data| T::used(dev, data, *key, &irq)) };
+        }
     }
 
     fn gate(dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
@@ -367,6 +374,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     being_reset: Atomic::new(false),
                     given_up: Atomic::new(false),
                 }),
+                keys: SetOnce::new(),
                 data: MaybeUninit::<T::Data<'_>>::uninit().into(),
             }))?;
             // SAFETY: The drvdata has been set right above.

@@ -31,7 +31,9 @@ use crate::{
     bindings,
     buffer::Token,
     driver::Common,
+    Adapter,
     Device,
+    Driver,
     Feature, //
 };
 
@@ -41,19 +43,29 @@ use crate::{
 ///
 /// ```
 /// use kernel::{device::Core, prelude::*, sync::Arc};
-/// use virtio::{Buffer, Device, VirtQueue};
+/// use virtio::{Buffer, Device, Driver, VirtQueue};
 ///
-/// fn set_up(dev: &Device<Core<'_>>) -> Result<Arc<VirtQueue<KBox<Buffer>>>> {
-///     let mut queues = dev.virtqueues();
-///     let requests = queues.add(fmt!("requests"))?;
+/// /// By what the driver knows its virtqueues.
+/// #[derive(Clone, Copy)]
+/// enum Queue {
+///     Requests,
+/// }
+///
+/// fn set_up<T>(dev: &Device<Core<'_>>) -> Result<Arc<VirtQueue<KBox<Buffer>>>>
+/// where
+///     T: Driver<Queue = Queue> + 'static,
+/// {
+///     let mut queues = dev.virtqueues::<T>();
+///     let requests = queues.add(Queue::Requests, fmt!("requests"))?;
 ///     queues.find()?;
 ///     Ok(requests)
 /// }
 /// # fn main() {}
 /// ```
-pub struct VirtQueues<'a> {
+pub struct VirtQueues<'a, T: Driver> {
     dev: &'a Device<kernel::device::Bound>,
     queues: KVec<Arc<dyn RawQueue>>,
+    keys: KVec<T::Queue>,
     spread: bool,
 }
 
@@ -97,11 +109,12 @@ impl fmt::Display for Name {
     }
 }
 
-impl<'a> VirtQueues<'a> {
+impl<'a, D: Driver + 'static> VirtQueues<'a, D> {
     pub(crate) fn new(dev: &'a Device<Core<'_>>) -> Self {
         Self {
             dev,
             queues: KVec::new(),
+            keys: KVec::new(),
             spread: false,
         }
     }
@@ -112,15 +125,20 @@ impl<'a> VirtQueues<'a> {
         self
     }
 
-    /// Adds the next virtqueue: the first has index 0, and so on.
+    /// Adds the next virtqueue: the first has index 0, and so on. The driver knows it by `key`,
+    /// which [`Driver::used`] is called with.
     ///
     /// `name`, of at most 15 characters, shows up in /proc/interrupts and debugfs.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`] if memory is short, [`EINVAL`] if the name is too long.
-    pub fn add<T: Token>(&mut self, name: fmt::Arguments<'_>) -> Result<Arc<VirtQueue<T>>> {
-        self.add_queue(name, true)
+    pub fn add<T: Token>(
+        &mut self,
+        key: D::Queue,
+        name: fmt::Arguments<'_>,
+    ) -> Result<Arc<VirtQueue<T>>> {
+        self.add_queue(key, name, true)
     }
 
     /// Adds the next virtqueue, of which the device sends no notifications: the driver polls.
@@ -128,12 +146,17 @@ impl<'a> VirtQueues<'a> {
     /// # Errors
     ///
     /// As for [`VirtQueues::add`].
-    pub fn add_polled<T: Token>(&mut self, name: fmt::Arguments<'_>) -> Result<Arc<VirtQueue<T>>> {
-        self.add_queue(name, false)
+    pub fn add_polled<T: Token>(
+        &mut self,
+        key: D::Queue,
+        name: fmt::Arguments<'_>,
+    ) -> Result<Arc<VirtQueue<T>>> {
+        self.add_queue(key, name, false)
     }
 
     fn add_queue<T: Token>(
         &mut self,
+        key: D::Queue,
         name: fmt::Arguments<'_>,
         notified: bool,
     ) -> Result<Arc<VirtQueue<T>>> {
@@ -141,6 +164,7 @@ impl<'a> VirtQueues<'a> {
         let name = Name::new(name)?;
         let queue = Arc::pin_init(VirtQueue::new(name, index, notified), GFP_KERNEL)?;
 
+        self.keys.push(key, GFP_KERNEL)?;
         self.queues.push(queue.clone(), GFP_KERNEL)?;
         Ok(queue)
     }
@@ -152,9 +176,10 @@ impl<'a> VirtQueues<'a> {
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if the device has its queues already, or its probe is over; [`ENOENT`] if the
-    /// device has fewer queues; and what the transport finds.
+    /// [`EBUSY`] if the device has its queues already, or its probe is over; [`EINVAL`] if it is
+    /// bound to another driver; [`ENOENT`] if it has fewer queues; and what the transport finds.
     pub fn find(self) -> Result {
+        Adapter::<D>::set_keys(self.dev, self.keys)?;
         let common = self.dev.common();
         common.spread_queues.store(self.spread, Relaxed);
         common.set_queues(self.dev, self.queues)
