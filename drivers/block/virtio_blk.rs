@@ -740,11 +740,13 @@ impl Driver for BlkDriver {
             let counts = queue_counts(dev)?;
             let limits = read_limits(dev)?;
             let geometry = if dev.has_feature(blk::F_GEOMETRY) {
-                Some(Geometry {
-                    heads: field(dev, &blk::HEADS)?,
-                    sectors: field(dev, &blk::SECTORS)?,
-                    cylinders: field(dev, &blk::CYLINDERS)?,
-                })
+                Some(dev.config().snapshot(|fields| {
+                    Ok(Geometry {
+                        heads: fields.read(&blk::HEADS)?,
+                        sectors: fields.read(&blk::SECTORS)?,
+                        cylinders: fields.read(&blk::CYLINDERS)?,
+                    })
+                })?)
             } else {
                 None
             };

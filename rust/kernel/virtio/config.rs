@@ -4,7 +4,10 @@
 //!
 //! VIRTIO 1.4, "Device Configuration Space".
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops::Deref, //
+};
 
 use kernel::{
     device::Bound,
@@ -65,7 +68,40 @@ macro_rules! impl_config_value {
     )*};
 }
 
-impl_config_value!(u8, u16, u32, u64);
+impl_config_value!(u8, u16, u32, u64, i32);
+
+impl<T: ConfigValue + Default, const N: usize> private::Sealed for [T; N] {}
+
+/// The transports want accesses of the width of an element.
+impl<T: ConfigValue + Default, const N: usize> ConfigValue for [T; N] {
+    fn read(config: &Config<'_>, offset: u32, modern: bool) -> Self {
+        let mut values = [T::default(); N];
+        read_array(config, offset, modern, &mut values);
+        values
+    }
+
+    fn write(self, config: &Config<'_>, mut offset: u32, modern: bool) {
+        for value in self {
+            value.write(config, offset, modern);
+            // CAST: A scalar.
+            offset += size_of::<T>() as u32;
+        }
+    }
+}
+
+/// Reads as many elements as there is room for.
+fn read_array<T: ConfigValue>(
+    config: &Config<'_>,
+    mut offset: u32,
+    modern: bool,
+    values: &mut [T],
+) {
+    for value in values {
+        *value = T::read(config, offset, modern);
+        // CAST: A scalar.
+        offset += size_of::<T>() as u32;
+    }
+}
 
 /// A field of the configuration space of a device type.
 ///
@@ -91,7 +127,7 @@ impl<T: ConfigValue> Field<T> {
         feature: Option<Feature>,
     ) -> Self {
         // An access that is not aligned faults on some architectures.
-        assert!(offset as usize % size_of::<T>() == 0);
+        assert!(offset as usize % align_of::<T>() == 0);
         Self {
             device_type,
             offset,
@@ -140,50 +176,59 @@ impl<'a> Config<'a> {
     /// of another type, [`EOPNOTSUPP`] if the feature that the field belongs to has not been
     /// negotiated.
     pub fn read<T: ConfigValue>(&self, field: &Field<T>) -> Result<T> {
-        self.check(field)?;
-        self.read_with(|config, modern| T::read(config, field.offset, modern))
+        self.snapshot(|fields| fields.read(field))
+    }
+
+    /// Reads fields that belong together.
+    ///
+    /// All values are of one generation of the configuration: `read` is called again if the device
+    /// changed it meanwhile. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EIO`] if the device doesn't stop changing its configuration, and those of `read`.
+    pub fn snapshot<R>(&self, read: impl Fn(&Fields<'_>) -> Result<R>) -> Result<R> {
+        let fields = Fields {
+            config: self,
+            modern: self.0.has_feature(Feature::VERSION_1),
+        };
+
+        for _ in 0..MAX_TRIES {
+            let before = self.generation();
+            let value = read(&fields)?;
+            if self.generation() == before {
+                return Ok(value);
+            }
+        }
+        Err(EIO)
     }
 
     /// Writes a field. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if the device is suspended, or a request to suspend or resume it is under way
-    /// (rule D6), or it is not in operation; [`EACCES`] if the field can't be written; and as for
-    /// [`Config::read`].
+    /// Those of [`Config::transact`] and [`Transaction::write`].
     pub fn write<T: ConfigValue>(&self, field: &Field<T>, value: T) -> Result {
-        self.check(field)?;
-        if !field.writable {
-            return Err(EACCES);
-        }
-        self.0.common().controller.while_running(|| {
-            value.write(self, field.offset, self.0.has_feature(Feature::VERSION_1));
-        })
+        self.transact(|fields| fields.write(field, value))
     }
 
-    /// Checks that the device has a field.
-    fn check<T: ConfigValue>(&self, field: &Field<T>) -> Result {
-        if self.0.device_type() != field.device_type {
-            return Err(EINVAL);
-        }
-        match field.feature {
-            Some(feature) if !self.0.has_feature(feature) => Err(EOPNOTSUPP),
-            _ => Ok(()),
-        }
-    }
-
-    /// Calls `read` until the configuration did not change during the call.
-    fn read_with<R>(&self, read: impl Fn(&Self, bool) -> R) -> Result<R> {
-        let modern = self.0.has_feature(Feature::VERSION_1);
-
-        for _ in 0..MAX_TRIES {
-            let before = self.generation();
-            let value = read(self, modern);
-            if self.generation() == before {
-                return Ok(value);
-            }
-        }
-        Err(EIO)
+    /// Writes and reads fields that belong together, such as one by which the driver selects what
+    /// others tell. Not within another one.
+    ///
+    /// Who else writes waits, and the device is not suspended meanwhile. As for
+    /// [`Config::snapshot`], `access` is called again, with all that it writes, if the device
+    /// changed its configuration meanwhile. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the device is suspended, or a request to suspend or resume it is under way
+    /// (rule D6), or it is not in operation; the probe may write. [`EIO`] as for
+    /// [`Config::snapshot`], and those of `access`.
+    pub fn transact<R>(&self, access: impl Fn(&Transaction<'_, '_>) -> Result<R>) -> Result<R> {
+        self.0
+            .common()
+            .controller
+            .while_running(|| self.snapshot(|fields| access(&Transaction(fields))))?
     }
 
     fn generation(&self) -> u32 {
@@ -205,7 +250,7 @@ impl<'a> Config<'a> {
         // SAFETY: As in `generation`.
         if let Some(get) = unsafe { (*(*vdev).config).get } {
             // SAFETY: `bytes` is valid for writing as many bytes as are asked for, and they fit
-            // into `u32`: the longest field has 8. The offset is that of a `Field` of this device
+            // into `u32`: the longest scalar has 8. The offset is that of a `Field` of this device
             // type, see `Field::new`.
             unsafe { get(vdev, offset, bytes.as_mut_ptr().cast(), bytes.len() as u32) };
         }
@@ -219,5 +264,83 @@ impl<'a> Config<'a> {
             // SAFETY: As in `read_bytes`; the operation only reads `bytes`.
             unsafe { set(vdev, offset, bytes.as_mut_ptr().cast(), bytes.len() as u32) };
         }
+    }
+}
+
+/// The fields of a configuration space, to be read together: see [`Config::snapshot`].
+pub struct Fields<'a> {
+    config: &'a Config<'a>,
+    modern: bool,
+}
+
+impl Fields<'_> {
+    /// Reads a field. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the device is of another type, [`EOPNOTSUPP`] if the feature that the field
+    /// belongs to has not been negotiated.
+    pub fn read<T: ConfigValue>(&self, field: &Field<T>) -> Result<T> {
+        self.check(field)?;
+        Ok(T::read(self.config, field.offset, self.modern))
+    }
+
+    /// Reads the first elements of an array, as many as there is room for in `values`, and returns
+    /// how many that were. The device may have no more. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Fields::read`].
+    pub fn read_first<T, const N: usize>(
+        &self,
+        field: &Field<[T; N]>,
+        values: &mut [T],
+    ) -> Result<usize>
+    where
+        T: ConfigValue + Default,
+    {
+        self.check(field)?;
+        let len = values.len().min(N);
+        read_array(self.config, field.offset, self.modern, &mut values[..len]);
+        Ok(len)
+    }
+
+    /// Checks that the device has a field.
+    fn check<T: ConfigValue>(&self, field: &Field<T>) -> Result {
+        let dev = self.config.0;
+        if dev.device_type() != field.device_type {
+            return Err(EINVAL);
+        }
+        match field.feature {
+            Some(feature) if !dev.has_feature(feature) => Err(EOPNOTSUPP),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The fields of a configuration space, to be written and read together: see [`Config::transact`].
+pub struct Transaction<'a, 'b>(&'a Fields<'b>);
+
+impl<'b> Deref for Transaction<'_, 'b> {
+    type Target = Fields<'b>;
+
+    fn deref(&self) -> &Fields<'b> {
+        self.0
+    }
+}
+
+impl Transaction<'_, '_> {
+    /// Writes a field. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EACCES`] if the field can't be written; and as for [`Fields::read`].
+    pub fn write<T: ConfigValue>(&self, field: &Field<T>, value: T) -> Result {
+        self.check(field)?;
+        if !field.writable {
+            return Err(EACCES);
+        }
+        value.write(self.config, field.offset, self.modern);
+        Ok(())
     }
 }

@@ -225,13 +225,12 @@ impl Controller {
     /// # Errors
     ///
     /// [`EBUSY`] if the device is suspended, or a request is under way.
-    pub(crate) fn while_running(&self, f: impl FnOnce()) -> Result {
+    pub(crate) fn while_running<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
         let _order = self.order.lock();
         if self.inner.lock().machine.is_gated() {
             return Err(EBUSY);
         }
-        f();
-        Ok(())
+        Ok(f())
     }
 
     /// Returns whether the device has been neither suspended nor given up, nor is about to be.
