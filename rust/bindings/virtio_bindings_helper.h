@@ -7,6 +7,8 @@
  */
 
 #include <linux/hw_random.h>
+#include <linux/input.h>
+#include <linux/input/mt.h>
 #include <linux/netdevice.h>
 #include <linux/rtnetlink.h>
 #include <linux/virtio.h>
@@ -15,6 +17,7 @@
 #include <linux/virtio_ring.h>
 #include <uapi/linux/virtio_blk.h>
 #include <uapi/linux/virtio_ids.h>
+#include <uapi/linux/virtio_input.h>
 #include <uapi/linux/virtio_ring.h>
 
 #include "../helpers/virtio.h"

@@ -61,6 +61,8 @@ mod driver;
 mod features;
 #[path = "hw_random.rs"]
 pub mod hw_random;
+#[path = "input.rs"]
+pub mod input;
 #[path = "virtio/parameter.rs"]
 #[doc(hidden)]
 pub mod parameter;
@@ -72,6 +74,8 @@ pub mod status;
 pub mod suspend;
 #[path = "virtio/sync.rs"]
 pub mod sync;
+#[path = "virtio/input.rs"]
+pub mod virtio_input;
 
 pub use self::buffer::{
     Buffer,
