@@ -20,7 +20,7 @@
 //! | [`virtio_device`], [`port`] | what a device type implements; how its threads reach the device |
 //! | [`request`] | what goes to it, and comes back |
 //! | [`registry`] | which there are |
-//! | [`rng`], [`blk`], [`net`] | the entropy, the block and the network device |
+//! | [`rng`], [`blk`], [`net`], [`input`] | the entropy, the block, the network and the input device |
 //! | [`judge`], [`counters`], [`events`] | violations; counts; the event stream |
 //! | [`admin`] | the administration virtqueue |
 //! | [`fault`], [`fuzz`], [`timers`], [`random`] | misbehaving on request, and at random |
@@ -44,6 +44,7 @@ pub mod events;
 pub mod fault;
 pub mod features;
 pub mod fuzz;
+pub mod input;
 pub mod judge;
 pub mod mailbox;
 pub mod memory;

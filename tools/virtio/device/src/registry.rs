@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::blk::{self, Blk};
+use crate::input::Input;
 use crate::net::{self, Net};
 use crate::rng::Rng;
 use crate::virtio_device::VirtioDevice;
@@ -23,6 +24,8 @@ pub enum Kind {
     Blk,
     /// Network device, one end of a cable.
     Net,
+    /// Input device: a keyboard, a mouse and a touch screen in one.
+    Input,
 }
 
 /// The options of the device types.
@@ -50,6 +53,7 @@ impl Kind {
             Self::Rng => Box::new(Rng::default()),
             Self::Blk => Box::new(Blk::build(&options.blk, queue_size)?),
             Self::Net => Box::new(Net::new(&options.net)?),
+            Self::Input => Box::new(Input::default()),
         })
     }
 }
