@@ -391,17 +391,18 @@ def device(revision=None, mailbox=False, **parameters):
 
 
 class Modules:
-    """rust_virtio, and the drivers that use it: virtio_rng, and virtio_blk where it is wanted.
+    """rust_virtio, and the drivers that use it: virtio_rng, others where they are wanted.
 
     They are found by modprobe, or in the directory VIRTIO_SUSPEND_MODULES, or where the tree
     builds them. A driver of the same name that came with the kernel makes room.
     """
 
     CORE, DRIVER, SAMPLE = "rust_virtio", "virtio_rng", "rust_virtio_suspend"
-    BLOCK = "virtio_blk"
+    BLOCK, INPUT = "virtio_blk", "virtio_input"
     DIRECTORIES = {
         DRIVER: "drivers/char/hw_random",
         BLOCK: "drivers/block",
+        INPUT: "drivers/input",
         SAMPLE: "samples/rust",
         CORE: "",
     }
@@ -414,6 +415,8 @@ class Modules:
         # Whether virtio_blk is to be loaded, and its parameters.
         self.want_block = False
         self.block_parameters = {}
+        # Whether virtio_input is to be loaded.
+        self.want_input = False
 
     def are_loaded(self):
         return Path(f"/sys/module/{self.CORE}/holders/{self.DRIVER}").exists()
@@ -457,6 +460,7 @@ class Modules:
         if self.are_loaded():
             if wanted == self.parameters:
                 self.load_block()
+                self.load_input()
                 return
             self.unload()
         self.remove(self.DRIVER)
@@ -466,6 +470,7 @@ class Modules:
             self.parameters = wanted
         self.insert(self.DRIVER)
         self.load_block()
+        self.load_input()
         for dev in _devices:
             wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
             dev.write("timeout_ms", str(TIMEOUT_MS))
@@ -483,8 +488,16 @@ class Modules:
         self.insert(self.BLOCK, *(f"{name}={value}" for name, value in parameters.items()))
         self.block_parameters = parameters
 
+    def load_input(self):
+        """Has virtio_input loaded, where it is wanted."""
+        if not self.want_input:
+            return
+        if not Path(f"/sys/module/{self.CORE}/holders/{self.INPUT}").exists():
+            self.remove(self.INPUT)
+            self.insert(self.INPUT)
+
     def unload(self):
-        for name in (self.BLOCK, self.SAMPLE, self.DRIVER, self.CORE):
+        for name in (self.INPUT, self.BLOCK, self.SAMPLE, self.DRIVER, self.CORE):
             self.remove(name)
 
 
@@ -820,10 +833,10 @@ def _selected():
     return chosen
 
 
-def run(block=False):
+def run(block=False, input=False):
     """Runs the cases of a file, or those that its arguments name by patterns, and exits.
 
-    `block` has virtio_blk loaded, too.
+    `block` has virtio_blk loaded, too, and `input` virtio_input.
     """
     cases = _selected()
     sys.stdout.reconfigure(line_buffering=True)
@@ -831,8 +844,8 @@ def run(block=False):
     if os.geteuid() != 0:
         skip_all("needs root")
     faulthandler.dump_traceback_later(FILE_SECONDS, exit=True)
-    if block:
-        modules.want_block = True
+    modules.want_block, modules.want_input = block, input
+    if block or input:
         _load_or_skip()
     _find_devices()
     if not _devices:
@@ -864,6 +877,8 @@ def run(block=False):
             dev.write("timeout_ms", before[dev.name])
         if block:
             modules.remove(modules.BLOCK)
+        if input:
+            modules.remove(modules.INPUT)
         if not modules.were_loaded:
             modules.unload()
     ksft.finished()

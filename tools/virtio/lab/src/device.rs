@@ -68,22 +68,27 @@ pub fn of_demo() -> Vec<Spec> {
     specs
 }
 
-/// Those of the kselftests: the pair, two network devices on a cable, and two disks, of which most
-/// tests use the first.
-pub fn of_selftests() -> Vec<Spec> {
-    let other_disk = "--type blk --size 16M --queue-size 64";
+/// The pair, a disk, and two network devices on a cable.
+fn common() -> Vec<Spec> {
     let end = "--type net --cable %t/cable.sock --queue-pairs 2 --queue-size 256";
     let mut specs = default_pair();
     specs.push(disk());
-    specs.extend([end, end, other_disk].map(Spec::new));
+    specs.extend([end, end].map(Spec::new));
     specs
 }
 
-/// Those of the kselftests, of which the second disk, and one more entropy device, keep their state when
-/// the guest sleeps: their functions set No_Soft_Reset.
+/// Those of the kselftests: the pair, two network devices on a cable, two disks, of which most
+/// tests use the first, and an input device.
+pub fn of_selftests() -> Vec<Spec> {
+    let mut specs = common();
+    specs.extend(["--type blk --size 16M --queue-size 64", "--type input"].map(Spec::new));
+    specs
+}
+
+/// Those of the kselftests but for the input device, of which the second disk, and one more entropy
+/// device, keep their state when the guest sleeps: their functions set No_Soft_Reset.
 pub fn that_sleep() -> Vec<Spec> {
-    let mut specs = of_selftests();
-    specs.pop();
+    let mut specs = common();
     specs.extend(
         [
             "--type blk --size 16M --queue-size 64 --no-soft-reset",

@@ -1,0 +1,516 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""An input device, with our driver: what it is, events and lights, suspends, resets, and the end.
+
+The test device counts: each movement that it streams is one more than the last, so that one that is
+lost, or comes twice, or too early, is seen.
+"""
+
+import array
+import contextlib
+import fcntl
+import os
+import random
+import select
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+from suspend_lib import (
+    OFFER,
+    PROMPT,
+    REVISIONS,
+    Child,
+    Modules,
+    Skip,
+    case,
+    devices,
+    expect,
+    expect_errno,
+    modules,
+    require,
+    run,
+    sh,
+    wait_for,
+)
+
+CYCLES = int(os.environ.get("INPUT_CYCLES", "50"))
+
+# From linux/input-event-codes.h.
+EV_SYN, EV_KEY, EV_REL, EV_ABS, EV_MSC = range(5)
+EV_LED, EV_SND, EV_REP = 0x11, 0x12, 0x14
+SYN, SYN_DROPPED = (EV_SYN, 0, 0), 3
+KEY_A, KEY_S = 30, 31
+REL_Y = 1
+MSC_SCAN, MSC_TIMESTAMP = 4, 5
+LED_NUML, LED_CAPSL, LED_SCROLLL = range(3)
+SND_BELL = 1
+REP_DELAY, REP_PERIOD = range(2)
+ABS_MT_POSITION_X = 0x35
+BUS_VIRTUAL = 6
+
+# From linux/input.h.
+EVENT = struct.Struct("llHHi")
+EVIOCGREP = 0x80084503
+EVIOCSREP = 0x40084503
+EVIOCGRAB = 0x40044590
+SLOTS = 32
+
+
+def eviocgabs(axis):
+    return 0x80184540 + axis
+
+
+def eviocgmtslots(length):
+    return 0x80000000 | length << 16 | 0x450A
+
+
+# What the device tells, VIRTIO 1.4, "Input Device".
+ID_NAME, ID_SERIAL, ID_DEVIDS = 1, 2, 3
+EV_BITS, ABS_INFO = 0x11, 0x12
+
+
+class Node:
+    """The input device that programs see, open."""
+
+    def __init__(self, sysfs):
+        name = next(path.name for path in sysfs.glob("event*"))
+        self.fd = os.open(f"/dev/input/{name}", os.O_RDWR | os.O_NONBLOCK)
+        # What is typed is for nobody else.
+        fcntl.ioctl(self.fd, EVIOCGRAB, 1)
+
+    def read(self):
+        """What the device has reported, without the times. What is sent to it is there, too."""
+        try:
+            data = os.read(self.fd, 1024 * EVENT.size)
+        except BlockingIOError:
+            return []
+        found = [event[2:] for event in EVENT.iter_unpack(data)]
+        require((EV_SYN, SYN_DROPPED, 0) not in found, "the test reads too slowly")
+        return [event for event in found if event[0] not in (EV_LED, EV_SND, EV_REP)]
+
+    def expect(self, events, what, within=PROMPT):
+        """These are the next events, whatever comes after them."""
+        got = []
+        end = time.monotonic() + within
+        while len(got) < len(events) and time.monotonic() < end:
+            select.select([self.fd], [], [], 0.1)
+            got += self.read()
+        expect(got, events, what)
+
+    def write(self, kind, code, value):
+        os.write(self.fd, EVENT.pack(0, 0, kind, code, value))
+
+
+class Target:
+    """An input device of the test device."""
+
+    def __init__(self, dev):
+        self.dev = dev
+        self.mailbox = dev.need_mailbox()
+
+    @property
+    def sysfs(self):
+        return wait_for(
+            lambda: next(
+                (p for p in self.dev.path.glob("input/input*") if list(p.glob("event*"))), None
+            ),
+            "the input device is there",
+        )
+
+    @contextlib.contextmanager
+    def node(self):
+        node = Node(self.sysfs)
+        try:
+            yield node
+        finally:
+            os.close(node.fd)
+
+    def report(self):
+        return self.mailbox.command("device")["device"]
+
+    def change(self, **change):
+        self.mailbox.command("device", set=change)
+
+    def inject(self, *events):
+        self.change(inject=events)
+
+    def states(self):
+        """What the device has been told to show, by type and code."""
+        return {(kind, code): value for kind, code, value in self.report()["states"]}
+
+    def shows(self, kind, code, value):
+        wait_for(lambda: self.states().get((kind, code)) == value, f"{kind} {code} is {value}")
+
+    def is_idle(self):
+        return self.report()["waiting"] == 0
+
+    @contextlib.contextmanager
+    def like(self, *items):
+        """The device tells these, by selection, with a size; its driver finds them at its probe."""
+        try:
+            self.change(items=items)
+            yield
+        finally:
+            self.change(default_items=None)
+            self.dev.rebind()
+
+
+def target(revision=None):
+    found = [dev for dev in devices() if dev.driver == Modules.INPUT]
+    if not found:
+        raise Skip("no input device")
+    dev = found[0]
+    if revision and dev.read("revision") != revision:
+        dev.configure(offer=OFFER[revision])
+    return Target(dev)
+
+
+def press(node, aim, key, value):
+    aim.inject((EV_KEY, key, value), SYN)
+    node.expect([(EV_KEY, key, value), SYN], f"key {key} is {value}")
+
+
+def works(aim):
+    """A key is pressed and released."""
+    with aim.node() as node:
+        press(node, aim, KEY_S, 1)
+        press(node, aim, KEY_S, 0)
+
+
+def facts(aim):
+    """What programs can learn of the device."""
+    sysfs = aim.sysfs
+    found = {}
+    for pattern in ("name", "phys", "uniq", "properties", "modalias", "id/*", "capabilities/*"):
+        for path in sysfs.glob(pattern):
+            found[str(path.relative_to(sysfs))] = path.read_text()
+    uevent = (sysfs / "uevent").read_text()
+    found["uevent"] = [line for line in uevent.splitlines() if not line.startswith("SEQNUM")]
+    with aim.node() as node:
+        for axis in range(64):
+            # Value, minimum, maximum, fuzz, flat, resolution.
+            values = array.array("i", [0] * 6)
+            try:
+                fcntl.ioctl(node.fd, eviocgabs(axis), values)
+            except OSError as error:
+                found["abs", axis] = error.errno
+            else:
+                found["abs", axis] = list(values)
+        # One more than there are.
+        slots = array.array("i", [ABS_MT_POSITION_X] + [-7] * (SLOTS + 1))
+        fcntl.ioctl(node.fd, eviocgmtslots(4 * len(slots)), slots)
+        found["slots"] = list(slots)
+        repeat = array.array("I", [0, 0])
+        fcntl.ioctl(node.fd, EVIOCGREP, repeat)
+        found["repeat"] = list(repeat)
+    return found
+
+
+@contextlib.contextmanager
+def stock_driver(aim):
+    """The kernel's own driver has the device."""
+    directory = Path("/usr/lib/modules", os.uname().release, "kernel/drivers/virtio")
+    found = sorted(directory.glob("virtio_input.ko*"))
+    if not found:
+        raise Skip("the kernel has no module virtio_input")
+    modules.remove(Modules.INPUT)
+    try:
+        sh("insmod", str(found[0]))
+        require(not aim.dev.is_bound, "that is no driver of the kernel's own")
+        yield
+    finally:
+        modules.remove(Modules.INPUT)
+        modules.load_input()
+        wait_for(lambda: aim.dev.is_bound, "our driver has the device")
+
+
+@case("programs see what the kernel's own driver shows them")
+def same():
+    aim = target()
+    ours = facts(aim)
+    with stock_driver(aim):
+        theirs = facts(aim)
+    expect(ours["name"], "virtio test input\n", "name")
+    expect(ours["abs", 0], [0, 0, 32767, 4, 8, 12], "axis")
+    expect(len(ours), len(theirs), "number of facts")
+    for key, value in theirs.items():
+        expect(ours[key], value, str(key))
+
+
+@case("what a device tells wrongly, or at greatest length, is cut to what can be")
+def lengths():
+    aim = target()
+    items = (
+        (ID_NAME, 0, 255, [65] * 128),
+        (ID_SERIAL, 0, 128, [66, 67, 0, 68]),
+        (ID_DEVIDS, 0, 4, [1, 2, 3, 4]),
+        # All keys that 255 bytes would have, of which 768 exist.
+        (EV_BITS, EV_KEY, 255, [255] * 128),
+    )
+    with aim.like(*items):
+        aim.dev.rebind()
+        sysfs = aim.sysfs
+        expect((sysfs / "name").read_text(), "A" * 128 + "\n", "name")
+        expect((sysfs / "uniq").read_text(), "BC\n", "serial number")
+        expect(int((sysfs / "id/bustype").read_text(), 16), BUS_VIRTUAL, "bus")
+        expect((sysfs / "id/vendor").read_text(), "0000\n", "vendor")
+        keys = (sysfs / "capabilities/key").read_text().split()
+        expect(sum(int(word, 16).bit_count() for word in keys), 767, "keys")
+        works(aim)
+    expect((aim.sysfs / "name").read_text(), "virtio test input\n", "name")
+
+
+@case("a device is refused if it has {what}", what=("axes, but none", "too many contacts"))
+def refused(what):
+    aim = target()
+    item = {
+        "axes, but none": (EV_BITS, EV_ABS, 1, [0]),
+        # 2^31 - 1, and one more is no number of them.
+        "too many contacts": (ABS_INFO, 0x2F, 20, [0, 0, 0, 0, 255, 255, 255, 127] + [0] * 12),
+    }[what]
+    with aim.like(item):
+        aim.dev.unbind()
+        bind = Path(f"/sys/bus/virtio/drivers/{Modules.INPUT}/bind")
+        expect_errno("EINVAL", "bind", bind.write_text, aim.dev.name)
+        expect(list(aim.dev.path.glob("input*")), [], "input devices")
+    works(aim)
+
+
+@case("events come in their order, whatever they are")
+def order():
+    aim = target()
+    events = []
+    for i in range(1, 121):
+        events += [(EV_KEY, KEY_A + i % 7, 1), (EV_REL, REL_Y, i), (EV_ABS, 0, 100 * i), SYN]
+        events += [(EV_KEY, KEY_A + i % 7, 0), SYN]
+    with aim.node() as node:
+        got = []
+        for at in range(0, len(events), 60):
+            aim.inject(*events[at : at + 60])
+            wait_for(aim.is_idle, "the device has reported all")
+            got += node.read()
+        wait_for(lambda: got.extend(node.read()) or len(got) >= len(events), "all have come")
+    expect(got, events, "events")
+
+
+@case("what is passed on to the device comes there, but for the time of contacts")
+def echo():
+    aim = target()
+    with aim.node() as node:
+        aim.mailbox.clear()
+        events = [(EV_MSC, MSC_TIMESTAMP, 7), (EV_MSC, MSC_SCAN, 8), SYN]
+        aim.inject(*events)
+        node.expect(events, "events")
+        wait_for(lambda: aim.report()["received"], "the device hears of it")
+    expect(aim.report()["status"], [[EV_MSC, MSC_SCAN, 8]], "what the device has heard")
+
+
+@case("{revision}: {cycles} suspends at random moments: no event is lost",
+      revision=REVISIONS, cycles=[CYCLES])
+def under_load(revision, cycles):
+    aim = target(revision)
+    dev = aim.dev
+    rows = []
+    piled = 0
+    with aim.node() as node:
+        aim.mailbox.clear()
+        # More than there is time for: it is stopped in the end.
+        aim.change(stream={"count": 1 << 30, "interval_us": 1500})
+        before = dev.counts()
+        for _ in range(cycles):
+            time.sleep(random.uniform(0, 0.03))
+            rows += node.read()
+            dev.request("suspend")
+            rows += node.read()
+            time.sleep(random.uniform(0, 0.03))
+            expect(node.read(), [], "events of a suspended device")
+            piled += not aim.is_idle()
+            dev.request("resume")
+        after = dev.counts()
+        aim.change(stream={"count": 0, "interval_us": 0})
+        wait_for(aim.is_idle, "the device has reported all")
+        delivered = aim.report()["delivered"]
+        wait_for(lambda: rows.extend(node.read()) or len(rows) >= delivered, "all have come")
+    expect(after, (before[0] + cycles, before[1] + cycles, before[2]), "suspends, resumes, failures")
+    require(piled > cycles / 4, f"something happened during {piled} of {cycles} suspends only")
+    expect(aim.report()["dropped"], 0, "events that the device could not keep")
+    expect(len(rows), delivered, "events")
+    moves = [row for row in rows if row != SYN]
+    expect(moves, [(EV_REL, REL_Y, i) for i in range(1, len(moves) + 1)], "movements")
+
+
+@case("{revision}: events of which the device has not notified are passed on at the suspend",
+      revision=REVISIONS)
+def not_notified(revision):
+    aim = target(revision)
+    with aim.node() as node:
+        # Twice, which is more than there are buffers: those of the first time are used again.
+        for i in (1, 2):
+            events = [event for n in range(20 * i, 20 * i + 20) for event in ((EV_REL, REL_Y, n), SYN)]
+            aim.mailbox.set(faults=["used-irq-lost"])
+            aim.inject(*events)
+            wait_for(aim.is_idle, "the device has reported all")
+            expect(node.read(), [], "what the driver has seen")
+            aim.dev.request("suspend")
+            node.expect(events, "what the device had reported")
+            aim.dev.request("resume")
+            aim.mailbox.set(faults=[])
+
+
+@case("{revision}: what is set while the device is suspended is set after the resume",
+      revision=REVISIONS)
+def lights(revision):
+    aim = target(revision)
+    with aim.node() as node:
+        node.write(EV_LED, LED_CAPSL, 1)
+        aim.shows(EV_LED, LED_CAPSL, 1)
+        aim.dev.request("suspend")
+        aim.mailbox.clear()
+        for kind, code, value in (
+            (EV_LED, LED_CAPSL, 0),
+            (EV_LED, LED_SCROLLL, 1),
+            (EV_LED, LED_CAPSL, 1),
+            (EV_SND, SND_BELL, 1),
+            (EV_LED, LED_CAPSL, 0),
+        ):
+            node.write(kind, code, value)
+        fcntl.ioctl(node.fd, EVIOCSREP, array.array("I", [300, 40]))
+        expect(aim.report()["received"], 0, "what the device was told while it was suspended")
+        aim.dev.request("resume")
+        wait_for(lambda: aim.report()["received"] >= 5, "the device is told")
+        # Of those set more than once, the last.
+        expected = [
+            [EV_LED, LED_SCROLLL, 1],
+            [EV_SND, SND_BELL, 1],
+            [EV_LED, LED_CAPSL, 0],
+            [EV_REP, REP_DELAY, 300],
+            [EV_REP, REP_PERIOD, 40],
+        ]
+        expect(aim.report()["status"], expected, "what the device was told")
+        node.write(EV_SND, SND_BELL, 0)
+        node.write(EV_LED, LED_SCROLLL, 0)
+        aim.shows(EV_LED, LED_SCROLLL, 0)
+
+
+@case("a virtqueue that is full: what is set waits for room")
+def full():
+    aim = target()
+    with aim.node() as node:
+        # It takes what it is given, and gives none of it back.
+        aim.mailbox.set(hold=True)
+        for i in range(100):
+            node.write(EV_LED, LED_CAPSL, i % 2)
+            node.write(EV_LED, LED_SCROLLL, i % 2)
+        queue = aim.mailbox.stats()["queues"][1]
+        expect(queue["in_process"], queue["size"], "buffers of the status queue in process")
+        node.write(EV_LED, LED_CAPSL, 0)
+        aim.mailbox.set(hold=False)
+        aim.shows(EV_LED, LED_SCROLLL, 1)
+        aim.shows(EV_LED, LED_CAPSL, 0)
+        wait_for(lambda: aim.mailbox.stats()["queues"][1]["in_process"] == 0, "all are done")
+        expect(aim.states()[EV_LED, LED_SCROLLL], 1, "scroll lock")
+        node.write(EV_LED, LED_SCROLLL, 0)
+
+
+def read_to_the_end(path):
+    """Reads until there is an error."""
+    fd = os.open(path, os.O_RDONLY)
+    while True:
+        os.read(fd, EVENT.size)
+
+
+def reader(aim):
+    """A child that waits for an event."""
+    path = f"/dev/input/{next(p.name for p in aim.sysfs.glob('event*'))}"
+    child = Child(read_to_the_end, path)
+
+    def waits():
+        wchan = Path(f"/proc/{child.pid}/wchan").read_text()
+        return "evdev" in wchan or Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "S"
+
+    wait_for(waits, "the child waits")
+    return child
+
+
+@case("a suspended device is {what} while somebody reads: ENODEV",
+      what=("unbound", "unplugged", "left by its module"))
+def removed(what):
+    aim = target()
+    child = reader(aim)
+    with aim.node() as node:
+        press(node, aim, KEY_A, 1)
+        aim.dev.request("suspend")
+        if what == "unbound":
+            aim.dev.unbind()
+        elif what == "unplugged":
+            aim.dev.unplug()
+        else:
+            modules.remove(Modules.INPUT)
+        expect(child.errno(), "ENODEV", "the reader")
+        expect_errno("ENODEV", "a light", node.write, EV_LED, LED_CAPSL, 1)
+    if what == "unbound":
+        aim.dev.bind()
+    elif what == "unplugged":
+        aim.dev.plug()
+        aim = target()
+    else:
+        modules.load_input()
+        wait_for(lambda: aim.dev.is_bound, "the device is bound")
+    works(aim)
+
+
+@case("a device that needs a reset: keys are released, lights are as they were, events go on")
+def recovered():
+    aim = target()
+    with aim.node() as node:
+        node.write(EV_LED, LED_CAPSL, 1)
+        aim.shows(EV_LED, LED_CAPSL, 1)
+        press(node, aim, KEY_A, 1)
+        before = aim.dev.number("recoveries")
+        aim.mailbox.command("fault-now", fault="needs-reset")
+        wait_for(lambda: aim.dev.number("recoveries") == before + 1, "the device is reset")
+        expect(aim.dev.state, "running", "state")
+        # The core's own are marked.
+        node.expect([(EV_KEY, KEY_A, 0), (EV_SYN, 0, 1)], "the key is released")
+        aim.shows(EV_LED, LED_CAPSL, 1)
+        press(node, aim, KEY_A, 1)
+        press(node, aim, KEY_A, 0)
+        node.write(EV_LED, LED_CAPSL, 0)
+
+
+@case("a device that refuses to suspend is reset, and lights are as they were")
+def refused_to_suspend():
+    aim = target("1.4")
+    with aim.node() as node:
+        node.write(EV_LED, LED_CAPSL, 1)
+        aim.shows(EV_LED, LED_CAPSL, 1)
+        aim.mailbox.set(refuse_suspend=True)
+        before = aim.dev.number("recoveries")
+        expect(Child(aim.dev.request, "suspend").errno(), "EIO", "the request")
+        aim.mailbox.set(refuse_suspend=False)
+        wait_for(lambda: aim.dev.number("recoveries") == before + 1, "the device is reset")
+        expect(aim.dev.state, "running", "state")
+        aim.shows(EV_LED, LED_CAPSL, 1)
+        press(node, aim, KEY_A, 1)
+        press(node, aim, KEY_A, 0)
+        node.write(EV_LED, LED_CAPSL, 0)
+
+
+@case("an event that the device has not written is none")
+def not_written():
+    aim = target()
+    with aim.node() as node:
+        aim.mailbox.set(faults=["used-zero"])
+        aim.inject((EV_KEY, KEY_A, 1), SYN)
+        wait_for(aim.is_idle, "the device has reported it")
+        aim.mailbox.set(faults=[])
+        press(node, aim, KEY_S, 1)
+        press(node, aim, KEY_S, 0)
+
+
+if __name__ == "__main__":
+    # Without it no program sees an input device.
+    subprocess.run(["modprobe", "evdev"], capture_output=True, check=False)
+    run(input=True)
