@@ -17,7 +17,7 @@ mod block;
 #[path = "virtio_suspend/net.rs"]
 mod net;
 
-static QUIESCERS: [&dyn Quiescer; 2] = [&block::VirtioBlk, &net::VirtioNet];
+static QUIESCERS: &[&dyn Quiescer] = &[&block::VirtioBlk, &net::VirtioNet];
 
 struct VirtioSuspend {
     _extension: Extension,
@@ -26,7 +26,7 @@ struct VirtioSuspend {
 impl kernel::Module for VirtioSuspend {
     fn init(module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
-            _extension: Extension::new(module, &QUIESCERS)?,
+            _extension: Extension::new(module, QUIESCERS)?,
         })
     }
 }

@@ -427,6 +427,7 @@ mod tests {
             let (is, should) = page(&copy, &rules(&copy).unwrap()).unwrap();
             is != should
         };
+        write(&copy).unwrap();
         assert!(!is_stale());
         let edit = |file: &str, from: &str, to: &str| {
             let text = fs::read_to_string(copy.join(file)).unwrap();
