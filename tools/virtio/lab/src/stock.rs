@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-const BACKPORTS: &str = "trixie-backports";
-
 /// What a finished set-up leaves behind, so that the next run need not ask apt.
 #[derive(Deserialize, Serialize)]
 struct State {
@@ -61,51 +59,13 @@ fn finished(path: &Path, series: Option<&str>) -> Option<Kernel> {
     (state.series.as_deref() == series && state.kernel.image.exists()).then_some(state.kernel)
 }
 
-fn apt_get() -> Command {
-    let mut apt = Command::new("apt-get");
-    apt.env("DEBIAN_FRONTEND", "noninteractive").arg("--yes");
-    apt
-}
-
-fn apt_cache(args: &[&str]) -> Result<String> {
-    output_of(Command::new("apt-cache").args(args))
-}
-
-fn choose(series: Option<&str>) -> Result<KernelPackages> {
-    let release = match series {
-        None => {
-            let meta = format!("linux-image-{}/{BACKPORTS}", apt::FLAVOUR);
-            apt::parse_recommended(&apt_cache(&["show", &meta])?)
-                .with_context(|| format!("{meta} depends on no kernel image"))?
-        }
-        Some(series) => {
-            let pattern = format!("^linux-image-.*-{}$", apt::FLAVOUR);
-            let found = apt_cache(&["search", "--names-only", &pattern])?;
-            let images: Vec<&str> = found
-                .lines()
-                .filter_map(|l| l.split_whitespace().next())
-                .collect();
-            apt::newest_release(&images, series)?
-        }
-    };
-    let series = apt::series_of(&release).context("the release has no series")?;
-    let mut offers = apt::Offers::new();
-    for package in apt::names(&release, &series) {
-        // apt-cache fails if it knows no such package; the match says so better.
-        if let Ok(text) = apt_cache(&["show", &package]) {
-            offers.append(&mut apt::parse_show(&text));
-        }
-    }
-    Ok(apt::match_versions(&release, &offers)?)
-}
-
 fn install(logs: &Path, dir: &Path, series: Option<&str>) -> Result<Kernel> {
     let mut steps = Steps::new(5);
     let log = |name: &str| logs.join(format!("kernel-{name}.log"));
 
     let packages = steps.step("choosing a kernel", || {
-        run_logged(apt_get().arg("update"), &log("update"))?;
-        choose(series)
+        run_logged(&mut apt::update(), &log("update"))?;
+        apt::choose(series)
     })?;
     let KernelPackages {
         release,
@@ -114,12 +74,7 @@ fn install(logs: &Path, dir: &Path, series: Option<&str>) -> Result<Kernel> {
     } = &packages;
 
     steps.step(&format!("installing Linux {release}, {version}"), || {
-        let mut apt = apt_get();
-        // The image asks for something that makes an initramfs.  None is made here (see
-        // scripts/provision), so take the smallest.
-        apt.args(["install", "-t", BACKPORTS, "tiny-initramfs"]);
-        apt.args(packages.names().iter().map(|p| format!("{p}={version}")));
-        run_logged(&mut apt, &log("install"))
+        run_logged(&mut packages.install(), &log("install"))
     })?;
 
     let work = make_dir(dir.join(version))?;
