@@ -11,21 +11,43 @@ import contextlib
 import fcntl
 import os
 import random
-import select
-import struct
-import subprocess
 import time
 from pathlib import Path
 
+from input_lib import (
+    EV_ABS,
+    EV_KEY,
+    EV_LED,
+    EV_MSC,
+    EV_REL,
+    EV_REP,
+    EV_SND,
+    EV_SYN,
+    EVENT,
+    KEY_A,
+    KEY_S,
+    LED_CAPSL,
+    LED_SCROLLL,
+    MSC_SCAN,
+    MSC_TIMESTAMP,
+    REL_Y,
+    REP_DELAY,
+    REP_PERIOD,
+    SND_BELL,
+    SYN,
+    load_evdev,
+    press,
+    target,
+    works,
+)
 from suspend_lib import (
-    OFFER,
-    PROMPT,
     REVISIONS,
+    SHARE,
+    SLOWNESS,
     Child,
     Modules,
     Skip,
     case,
-    devices,
     expect,
     expect_errno,
     modules,
@@ -36,26 +58,14 @@ from suspend_lib import (
 )
 
 CYCLES = int(os.environ.get("INPUT_CYCLES", "50"))
+# How long a device runs, and is suspended, at most, in seconds.
+MOMENT = 0.03 * SLOWNESS * SHARE
 
-# From linux/input-event-codes.h.
-EV_SYN, EV_KEY, EV_REL, EV_ABS, EV_MSC = range(5)
-EV_LED, EV_SND, EV_REP = 0x11, 0x12, 0x14
-SYN, SYN_DROPPED = (EV_SYN, 0, 0), 3
-KEY_A, KEY_S = 30, 31
-REL_Y = 1
-MSC_SCAN, MSC_TIMESTAMP = 4, 5
-LED_NUML, LED_CAPSL, LED_SCROLLL = range(3)
-SND_BELL = 1
-REP_DELAY, REP_PERIOD = range(2)
+# From linux/input-event-codes.h and linux/input.h.
 ABS_MT_POSITION_X = 0x35
 BUS_VIRTUAL = 6
-
-# From linux/input.h.
-EVENT = struct.Struct("llHHi")
 EVIOCGREP = 0x80084503
 EVIOCSREP = 0x40084503
-EVIOCGRAB = 0x40044590
-SLOTS = 32
 
 
 def eviocgabs(axis):
@@ -69,114 +79,8 @@ def eviocgmtslots(length):
 # What the device tells, VIRTIO 1.4, "Input Device".
 ID_NAME, ID_SERIAL, ID_DEVIDS = 1, 2, 3
 EV_BITS, ABS_INFO = 0x11, 0x12
-
-
-class Node:
-    """The input device that programs see, open."""
-
-    def __init__(self, sysfs):
-        name = next(path.name for path in sysfs.glob("event*"))
-        self.fd = os.open(f"/dev/input/{name}", os.O_RDWR | os.O_NONBLOCK)
-        # What is typed is for nobody else.
-        fcntl.ioctl(self.fd, EVIOCGRAB, 1)
-
-    def read(self):
-        """What the device has reported, without the times. What is sent to it is there, too."""
-        try:
-            data = os.read(self.fd, 1024 * EVENT.size)
-        except BlockingIOError:
-            return []
-        found = [event[2:] for event in EVENT.iter_unpack(data)]
-        require((EV_SYN, SYN_DROPPED, 0) not in found, "the test reads too slowly")
-        return [event for event in found if event[0] not in (EV_LED, EV_SND, EV_REP)]
-
-    def expect(self, events, what, within=PROMPT):
-        """These are the next events, whatever comes after them."""
-        got = []
-        end = time.monotonic() + within
-        while len(got) < len(events) and time.monotonic() < end:
-            select.select([self.fd], [], [], 0.1)
-            got += self.read()
-        expect(got, events, what)
-
-    def write(self, kind, code, value):
-        os.write(self.fd, EVENT.pack(0, 0, kind, code, value))
-
-
-class Target:
-    """An input device of the test device."""
-
-    def __init__(self, dev):
-        self.dev = dev
-        self.mailbox = dev.need_mailbox()
-
-    @property
-    def sysfs(self):
-        return wait_for(
-            lambda: next(
-                (p for p in self.dev.path.glob("input/input*") if list(p.glob("event*"))), None
-            ),
-            "the input device is there",
-        )
-
-    @contextlib.contextmanager
-    def node(self):
-        node = Node(self.sysfs)
-        try:
-            yield node
-        finally:
-            os.close(node.fd)
-
-    def report(self):
-        return self.mailbox.command("device")["device"]
-
-    def change(self, **change):
-        self.mailbox.command("device", set=change)
-
-    def inject(self, *events):
-        self.change(inject=events)
-
-    def states(self):
-        """What the device has been told to show, by type and code."""
-        return {(kind, code): value for kind, code, value in self.report()["states"]}
-
-    def shows(self, kind, code, value):
-        wait_for(lambda: self.states().get((kind, code)) == value, f"{kind} {code} is {value}")
-
-    def is_idle(self):
-        return self.report()["waiting"] == 0
-
-    @contextlib.contextmanager
-    def like(self, *items):
-        """The device tells these, by selection, with a size; its driver finds them at its probe."""
-        try:
-            self.change(items=items)
-            yield
-        finally:
-            self.change(default_items=None)
-            self.dev.rebind()
-
-
-def target(revision=None):
-    found = [dev for dev in devices() if dev.driver == Modules.INPUT]
-    if not found:
-        raise Skip("no input device")
-    dev = found[0]
-    if revision and dev.read("revision") != revision:
-        dev.configure(offer=OFFER[revision])
-    return Target(dev)
-
-
-def press(node, aim, key, value):
-    aim.inject((EV_KEY, key, value), SYN)
-    node.expect([(EV_KEY, key, value), SYN], f"key {key} is {value}")
-
-
-def works(aim):
-    """A key is pressed and released."""
-    with aim.node() as node:
-        press(node, aim, KEY_S, 1)
-        press(node, aim, KEY_S, 0)
+# How many contacts it knows.
+SLOTS = 32
 
 
 def facts(aim):
@@ -303,8 +207,12 @@ def echo():
         events = [(EV_MSC, MSC_TIMESTAMP, 7), (EV_MSC, MSC_SCAN, 8), SYN]
         aim.inject(*events)
         node.expect(events, "events")
-        wait_for(lambda: aim.report()["received"], "the device hears of it")
-    expect(aim.report()["status"], [[EV_MSC, MSC_SCAN, 8]], "what the device has heard")
+        # It has also been told how keys repeat, when it was opened.
+        heard = wait_for(
+            lambda: [event for event in aim.report()["status"] if event[0] == EV_MSC],
+            "the device hears of it",
+        )
+    expect(heard, [[EV_MSC, MSC_SCAN, 8]], "what the device has heard")
 
 
 @case("{revision}: {cycles} suspends at random moments: no event is lost",
@@ -317,14 +225,14 @@ def under_load(revision, cycles):
     with aim.node() as node:
         aim.mailbox.clear()
         # More than there is time for: it is stopped in the end.
-        aim.change(stream={"count": 1 << 30, "interval_us": 1500})
+        aim.change(stream={"count": 1 << 30, "interval_us": 1500 * SLOWNESS * SHARE})
         before = dev.counts()
         for _ in range(cycles):
-            time.sleep(random.uniform(0, 0.03))
+            time.sleep(random.uniform(0, MOMENT))
             rows += node.read()
             dev.request("suspend")
             rows += node.read()
-            time.sleep(random.uniform(0, 0.03))
+            time.sleep(random.uniform(0, MOMENT))
             expect(node.read(), [], "events of a suspended device")
             piled += not aim.is_idle()
             dev.request("resume")
@@ -403,8 +311,12 @@ def full():
         for i in range(100):
             node.write(EV_LED, LED_CAPSL, i % 2)
             node.write(EV_LED, LED_SCROLLL, i % 2)
-        queue = aim.mailbox.stats()["queues"][1]
-        expect(queue["in_process"], queue["size"], "buffers of the status queue in process")
+
+        def is_full():
+            queue = aim.mailbox.stats()["queues"][1]
+            return queue["in_process"] == queue["size"]
+
+        wait_for(is_full, "the status queue is full")
         node.write(EV_LED, LED_CAPSL, 0)
         aim.mailbox.set(hold=False)
         aim.shows(EV_LED, LED_SCROLLL, 1)
@@ -414,23 +326,21 @@ def full():
         node.write(EV_LED, LED_SCROLLL, 0)
 
 
-def read_to_the_end(path):
-    """Reads until there is an error."""
-    fd = os.open(path, os.O_RDONLY)
-    while True:
-        os.read(fd, EVENT.size)
-
-
 def reader(aim):
-    """A child that waits for an event."""
+    """A child that has the device open, and reads until there is an error."""
     path = f"/dev/input/{next(p.name for p in aim.sysfs.glob('event*'))}"
-    child = Child(read_to_the_end, path)
+    ready, tell = os.pipe()
 
-    def waits():
-        wchan = Path(f"/proc/{child.pid}/wchan").read_text()
-        return "evdev" in wchan or Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "S"
+    def read():
+        fd = os.open(path, os.O_RDONLY)
+        os.write(tell, b".")
+        while True:
+            os.read(fd, EVENT.size)
 
-    wait_for(waits, "the child waits")
+    child = Child(read)
+    os.close(tell)
+    expect(os.read(ready, 1), b".", "the reader")
+    os.close(ready)
     return child
 
 
@@ -511,6 +421,5 @@ def not_written():
 
 
 if __name__ == "__main__":
-    # Without it no program sees an input device.
-    subprocess.run(["modprobe", "evdev"], capture_output=True, check=False)
+    load_evdev()
     run(input=True)

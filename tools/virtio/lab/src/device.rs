@@ -85,14 +85,15 @@ pub fn of_selftests() -> Vec<Spec> {
     specs
 }
 
-/// Those of the kselftests but for the input device, of which the second disk, and one more entropy
-/// device, keep their state when the guest sleeps: their functions set No_Soft_Reset.
+/// Those of the kselftests, of which the second disk, and one more entropy device, keep their state when
+/// the guest sleeps: their functions set No_Soft_Reset.
 pub fn that_sleep() -> Vec<Spec> {
     let mut specs = common();
     specs.extend(
         [
             "--type blk --size 16M --queue-size 64 --no-soft-reset",
             "--offer 43 --data counter --no-soft-reset",
+            "--type input",
         ]
         .map(Spec::new),
     );

@@ -99,6 +99,7 @@ const PYTHON_C_WITHOUT: &[&str] = &[
 const MODULES: &[&str] = &[
     // The power button, which wakes a guest from s2idle.
     "button",
+    "evdev",
     "ext4",
     "virtio_blk",
     "virtio_mmio",

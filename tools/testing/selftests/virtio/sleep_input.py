@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The system sleeps and is woken, with an input device of our driver."""
+
+from input_lib import (
+    EV_KEY,
+    EV_LED,
+    EV_SYN,
+    KEY_A,
+    LED_CAPSL,
+    LED_SCROLLL,
+    load_evdev,
+    press,
+    target,
+)
+from sleep_lib import MODES, prepare, sleep
+from suspend_lib import case, expect, run
+
+
+def goes_on(aim, node):
+    """The device is told again what it is to show, and events come."""
+    expect(aim.dev.state, "running", "state")
+    aim.shows(EV_LED, LED_CAPSL, 1)
+    press(node, aim, KEY_A, 1)
+    press(node, aim, KEY_A, 0)
+    node.write(EV_LED, LED_CAPSL, 0)
+    aim.shows(EV_LED, LED_CAPSL, 0)
+
+
+@case("{mode}: an input device: a key is released, lights are as they were, events go on", mode=MODES)
+def running(mode):
+    prepare(mode)
+    aim = target()
+    with aim.node() as node:
+        node.write(EV_LED, LED_CAPSL, 1)
+        aim.shows(EV_LED, LED_CAPSL, 1)
+        press(node, aim, KEY_A, 1)
+        sleep(mode)
+        # The core does that before the system sleeps, and marks what it has made up.
+        node.expect([(EV_KEY, KEY_A, 0), (EV_SYN, 0, 1)], "the key is released")
+        goes_on(aim, node)
+
+
+@case("{mode}: a suspended input device runs, and shows what was set meanwhile", mode=MODES)
+def suspended(mode):
+    prepare(mode)
+    aim = target()
+    with aim.node() as node:
+        aim.dev.request("suspend")
+        counts = aim.dev.counts()
+        node.write(EV_LED, LED_CAPSL, 1)
+        node.write(EV_LED, LED_SCROLLL, 1)
+        node.write(EV_LED, LED_SCROLLL, 0)
+        sleep(mode)
+        goes_on(aim, node)
+        expect(aim.dev.counts(), counts, "suspends, resumes and failures")
+
+
+if __name__ == "__main__":
+    load_evdev()
+    run(input=True)
