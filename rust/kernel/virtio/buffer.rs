@@ -23,6 +23,10 @@ use crate::bindings;
 /// buffer, and the driver gets it back from [`VirtQueueGuard::get_buf`] or from the error of `add`.
 /// When the device has been reset, the queue drops the tokens that are still with it.
 ///
+/// A driver gets one without `unsafe` as a [`Buffer`] of any length, or as a request of the block
+/// layer with a [`Command`](crate::Command). Others are added to this crate, which alone can tell
+/// [`Parts`].
+///
 /// [`VirtQueueGuard::add`]: crate::VirtQueueGuard::add
 /// [`VirtQueueGuard::get_buf`]: crate::VirtQueueGuard::get_buf
 ///
