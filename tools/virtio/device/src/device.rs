@@ -44,7 +44,7 @@ use crate::settings::Settings;
 use crate::status::StatusMachine;
 use crate::timers::Timers;
 use crate::transport::interrupt::Interrupt;
-use crate::transport::pci_common_config::NO_VECTOR;
+use crate::transport::pci_common_config::VirtioPciCommonConfig;
 use crate::transport::pci_configuration::{Effect, PciConfiguration};
 use crate::virtio_device::VirtioDevice;
 
@@ -102,11 +102,7 @@ pub struct Device {
     offered: FeatureSet,
     accepted: FeatureSet,
     machine: StatusMachine,
-    device_feature_select: u32,
-    driver_feature_select: u32,
-    queue_select: u16,
-    config_vector: u16,
-    generation: u8,
+    common: VirtioPciCommonConfig,
     isr: u8,
     queues: Vec<Queue>,
     /// When the suspended or the resumed condition is due.
@@ -172,11 +168,7 @@ impl Device {
             offered: 0,
             accepted: 0,
             machine: StatusMachine::default(),
-            device_feature_select: 0,
-            driver_feature_select: 0,
-            queue_select: 0,
-            config_vector: NO_VECTOR,
-            generation: 0,
+            common: VirtioPciCommonConfig::default(),
             isr: 0,
             queues: Vec::new(),
             deadline: None,

@@ -11,7 +11,7 @@ use crate::request::Token;
 use crate::ring::packed::PackedRing;
 use crate::ring::split::SplitRing;
 use crate::ring::{Buffer, Head, Layout, Ring, RingError};
-use crate::transport::pci_common_config::NO_VECTOR;
+use crate::transport::pci_common_config::{QueueRegisters, NO_VECTOR};
 
 /// A buffer that was taken and waits.
 #[derive(Debug)]
@@ -183,6 +183,18 @@ impl Queue {
             Box::new(SplitRing::new(mem, layout)?)
         });
         Ok(())
+    }
+
+    /// What the driver reads of it.
+    pub fn registers(&self) -> QueueRegisters {
+        QueueRegisters {
+            size: self.size,
+            vector: self.vector,
+            enabled: self.ring.is_some(),
+            desc: self.desc,
+            driver: self.driver,
+            device: self.device,
+        }
     }
 
     /// Takes the next available buffer.

@@ -24,7 +24,7 @@ impl Device {
 
     /// A configuration change notification, whether the device is suspended or not.
     pub(super) fn send_config_change(&mut self) -> bool {
-        self.generation = self.generation.wrapping_add(1);
+        self.common.config_generation = self.common.config_generation.wrapping_add(1);
         if self.machine.state() == State::Reset || self.overlay.is_gone() {
             return false;
         }
@@ -35,7 +35,7 @@ impl Device {
         self.config_pending = true;
         self.counters.config_notifications += 1;
         self.emit("config_change", json!({}));
-        self.interrupt(self.config_vector, ISR_CONFIG);
+        self.interrupt(self.common.msix_config, ISR_CONFIG);
         true
     }
 

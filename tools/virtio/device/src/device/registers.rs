@@ -6,11 +6,12 @@ use log::{debug, warn};
 use serde_json::json;
 
 use super::Device;
-use crate::features::{self, FeatureSet};
+use crate::features;
 use crate::judge::Access;
+use crate::queue::Queue;
 use crate::settings::RingKind;
 use crate::status;
-use crate::transport::pci_common_config::{self as common, reg, NO_VECTOR};
+use crate::transport::pci_common_config::{self as common, reg, DeviceRegisters, NO_VECTOR};
 
 impl Device {
     pub(super) fn virtio_read(&mut self, offset: u64, data: &mut [u8]) {
@@ -111,54 +112,15 @@ impl Device {
 
     /// The structure as the driver reads it now.
     fn common_image(&self) -> [u8; common::COMMON_LENGTH as usize] {
-        let mut image = [0; common::COMMON_LENGTH as usize];
-        let mut put = |offset: u64, bytes: &[u8]| {
-            let offset = offset as usize;
-            image[offset..offset + bytes.len()].copy_from_slice(bytes);
-        };
-        let window = |features: FeatureSet, select: u32| match select {
-            0..=3 => (features >> (32 * select)) as u32,
-            _ => 0,
-        };
-        put(
-            reg::DEVICE_FEATURE_SELECT,
-            &self.device_feature_select.to_le_bytes(),
-        );
-        put(
-            reg::DEVICE_FEATURE,
-            &window(self.offered, self.device_feature_select).to_le_bytes(),
-        );
-        put(
-            reg::DRIVER_FEATURE_SELECT,
-            &self.driver_feature_select.to_le_bytes(),
-        );
-        put(
-            reg::DRIVER_FEATURE,
-            &window(self.accepted, self.driver_feature_select).to_le_bytes(),
-        );
-        put(reg::CONFIG_MSIX_VECTOR, &self.config_vector.to_le_bytes());
-        put(reg::NUM_QUEUES, &self.device.queues().to_le_bytes());
-        if let Some(queue) = self.admin_queue() {
-            put(reg::ADMIN_QUEUE_INDEX, &queue.to_le_bytes());
-            put(reg::ADMIN_QUEUE_NUM, &1u16.to_le_bytes());
-        }
-        put(reg::DEVICE_STATUS, &[self.machine.status()]);
-        put(reg::CONFIG_GENERATION, &[self.generation]);
-        put(reg::QUEUE_SELECT, &self.queue_select.to_le_bytes());
-        // A queue that does not exist has size 0.
-        if let Some(queue) = self.queues.get(usize::from(self.queue_select)) {
-            put(reg::QUEUE_SIZE, &queue.size.to_le_bytes());
-            put(reg::QUEUE_MSIX_VECTOR, &queue.vector.to_le_bytes());
-            put(
-                reg::QUEUE_ENABLE,
-                &u16::from(queue.ring.is_some()).to_le_bytes(),
-            );
-            put(reg::QUEUE_NOTIFY_OFF, &self.queue_select.to_le_bytes());
-            put(reg::QUEUE_DESC, &queue.desc.to_le_bytes());
-            put(reg::QUEUE_DRIVER, &queue.driver.to_le_bytes());
-            put(reg::QUEUE_DEVICE, &queue.device.to_le_bytes());
-        }
-        image
+        let selected = self.queues.get(usize::from(self.common.queue_select));
+        self.common.image(&DeviceRegisters {
+            offered: self.offered,
+            accepted: self.accepted,
+            queues: self.device.queues(),
+            admin_queue: self.admin_queue(),
+            status: self.machine.status(),
+            queue: selected.map(Queue::registers),
+        })
     }
 
     fn common_write(&mut self, offset: u64, data: &[u8]) {
@@ -181,11 +143,11 @@ impl Device {
             return;
         }
         match (offset, data.len()) {
-            (reg::DEVICE_FEATURE_SELECT, 4) => self.device_feature_select = value as u32,
-            (reg::DRIVER_FEATURE_SELECT, 4) => self.driver_feature_select = value as u32,
+            (reg::DEVICE_FEATURE_SELECT, 4) => self.common.device_feature_select = value as u32,
+            (reg::DRIVER_FEATURE_SELECT, 4) => self.common.driver_feature_select = value as u32,
             (reg::DRIVER_FEATURE, 4) => self.accept_features(value as u32),
-            (reg::CONFIG_MSIX_VECTOR, 2) => self.config_vector = self.vector(value as u16),
-            (reg::QUEUE_SELECT, 2) => self.queue_select = value as u16,
+            (reg::CONFIG_MSIX_VECTOR, 2) => self.common.msix_config = self.vector(value as u16),
+            (reg::QUEUE_SELECT, 2) => self.common.queue_select = value as u16,
             _ => self.queue_write(offset, value, data.len()),
         }
     }
@@ -195,11 +157,7 @@ impl Device {
             warn!("the driver writes features after FEATURES_OK; ignored");
             return;
         }
-        if let select @ 0..=3 = self.driver_feature_select {
-            let shift = 32 * select;
-            self.accepted &= !(FeatureSet::from(u32::MAX) << shift);
-            self.accepted |= FeatureSet::from(value) << shift;
-        }
+        self.accepted = self.common.accept(self.accepted, value);
     }
 
     /// A vector that does not exist reads back as NO_VECTOR ("MSI-X Vector Configuration").
@@ -212,7 +170,7 @@ impl Device {
     }
 
     fn queue_write(&mut self, offset: u64, value: u64, len: usize) {
-        let index = self.queue_select;
+        let index = self.common.queue_select;
         let vector = self.vector(value as u16);
         let features_ok = self.machine.status() & status::FEATURES_OK != 0;
         let Some(queue) = self.queues.get_mut(usize::from(index)) else {

@@ -342,8 +342,8 @@ fn v3_a_suspended_device_does_nothing() {
         guest.write(reg::QUEUE_RESET, &1u16.to_le_bytes());
         guest.write(reg::CONFIG_MSIX_VECTOR, &1u16.to_le_bytes());
         guest.write(common::DEVICE_OFFSET, &[1]);
-        assert_eq!(guest.device.queue_select, 0);
-        assert_eq!(guest.device.config_vector, 0);
+        assert_eq!(guest.device.common.queue_select, 0);
+        assert_eq!(guest.device.common.msix_config, 0);
         assert!(guest.device.queues[0].ring.is_some());
         let expected = [Rule::D5, Rule::D6, Rule::D11, Rule::D6, Rule::D6];
         assert_eq!(guest.rules(), expected);
@@ -362,17 +362,17 @@ fn v4_a_configuration_change_waits_for_the_resume() {
         assert_eq!(guest.fired(0), 1);
 
         guest.suspend();
-        let generation = guest.device.generation;
+        let generation = guest.device.common.config_generation;
         let reply = guest.command(r#"{"cmd":"config_change"}"#);
         assert_eq!(
             (&reply["sent"], &reply["held"]),
             (&json!(false), &json!(true))
         );
         assert_eq!(guest.fired(0), 0);
-        assert_eq!(guest.device.generation, generation);
+        assert_eq!(guest.device.common.config_generation, generation);
         guest.resume();
         assert_eq!(guest.fired(0), 1);
-        assert_ne!(guest.device.generation, generation);
+        assert_ne!(guest.device.common.config_generation, generation);
 
         // Also if the suspend is taken back.
         guest.set(r#"{"delay_suspend_ms":10}"#);

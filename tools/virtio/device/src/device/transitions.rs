@@ -14,7 +14,7 @@ use crate::queue::Queue;
 use crate::settings::RingKind;
 use crate::status::{self, Action, State};
 use crate::timers::Timer;
-use crate::transport::pci_common_config::NO_VECTOR;
+use crate::transport::pci_common_config::VirtioPciCommonConfig;
 
 impl Device {
     pub(super) fn status_write(&mut self, value: u8) {
@@ -302,11 +302,7 @@ impl Device {
         self.offer();
         self.make_held_changes();
         self.accepted = 0;
-        self.device_feature_select = 0;
-        self.driver_feature_select = 0;
-        self.queue_select = 0;
-        self.config_vector = NO_VECTOR;
-        self.generation = 0;
+        self.common = VirtioPciCommonConfig::default();
         self.isr = 0;
         self.deadline = None;
         self.config_held = false;

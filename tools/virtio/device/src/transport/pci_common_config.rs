@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Layout of BAR 0 and of the common configuration structure (VIRTIO 1.4, "Common configuration
-//! structure layout").
+//! The common configuration structure (VIRTIO 1.4, "Common configuration structure layout"): where
+//! its registers are, where it is in BAR 0 beside the others, and what is read of it.
 //!
 //! `virtio-spec` keeps the fields of its `CommonCfg` private, so the offsets are written down here
 //! and a test holds every one of them against that structure.
+
+use crate::features::FeatureSet;
 
 /// The BAR with the virtio structures.
 pub const VIRTIO_BAR: u8 = 0;
@@ -84,6 +86,129 @@ pub mod reg {
     pub const ADMIN_QUEUE_NUM: u64 = 0x3e;
 }
 
+/// What the driver reads of the virtqueue that it has selected.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueRegisters {
+    /// queue_size
+    pub size: u16,
+    /// queue_msix_vector
+    pub vector: u16,
+    /// queue_enable
+    pub enabled: bool,
+    /// queue_desc
+    pub desc: u64,
+    /// queue_driver
+    pub driver: u64,
+    /// queue_device
+    pub device: u64,
+}
+
+/// What the driver reads of the device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceRegisters {
+    /// The features that device_feature is a window of.
+    pub offered: FeatureSet,
+    /// Those that driver_feature is a window of.
+    pub accepted: FeatureSet,
+    /// num_queues
+    pub queues: u16,
+    /// admin_queue_index, if there is an administration virtqueue.
+    pub admin_queue: Option<u16>,
+    /// device_status
+    pub status: u8,
+    /// The virtqueue that is selected, if it exists.
+    pub queue: Option<QueueRegisters>,
+}
+
+/// The registers of the common configuration structure that mean something to the transport alone.
+#[derive(Debug)]
+pub struct VirtioPciCommonConfig {
+    /// device_feature_select
+    pub device_feature_select: u32,
+    /// driver_feature_select
+    pub driver_feature_select: u32,
+    /// queue_select
+    pub queue_select: u16,
+    /// config_msix_vector
+    pub msix_config: u16,
+    /// config_generation
+    pub config_generation: u8,
+}
+
+impl Default for VirtioPciCommonConfig {
+    fn default() -> Self {
+        Self {
+            device_feature_select: 0,
+            driver_feature_select: 0,
+            queue_select: 0,
+            msix_config: NO_VECTOR,
+            config_generation: 0,
+        }
+    }
+}
+
+impl VirtioPciCommonConfig {
+    /// The driver writes driver_feature: `accepted` with the window that it has selected.
+    pub fn accept(&self, accepted: FeatureSet, value: u32) -> FeatureSet {
+        match self.driver_feature_select {
+            select @ 0..=3 => {
+                let shift = 32 * select;
+                accepted & !(FeatureSet::from(u32::MAX) << shift) | FeatureSet::from(value) << shift
+            }
+            _ => accepted,
+        }
+    }
+
+    /// The structure as the driver reads it now.
+    pub fn image(&self, device: &DeviceRegisters) -> [u8; COMMON_LENGTH as usize] {
+        let mut image = [0; COMMON_LENGTH as usize];
+        let mut put = |offset: u64, bytes: &[u8]| {
+            let offset = offset as usize;
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        let window = |features: FeatureSet, select: u32| match select {
+            0..=3 => (features >> (32 * select)) as u32,
+            _ => 0,
+        };
+        put(
+            reg::DEVICE_FEATURE_SELECT,
+            &self.device_feature_select.to_le_bytes(),
+        );
+        put(
+            reg::DEVICE_FEATURE,
+            &window(device.offered, self.device_feature_select).to_le_bytes(),
+        );
+        put(
+            reg::DRIVER_FEATURE_SELECT,
+            &self.driver_feature_select.to_le_bytes(),
+        );
+        put(
+            reg::DRIVER_FEATURE,
+            &window(device.accepted, self.driver_feature_select).to_le_bytes(),
+        );
+        put(reg::CONFIG_MSIX_VECTOR, &self.msix_config.to_le_bytes());
+        put(reg::NUM_QUEUES, &device.queues.to_le_bytes());
+        if let Some(queue) = device.admin_queue {
+            put(reg::ADMIN_QUEUE_INDEX, &queue.to_le_bytes());
+            put(reg::ADMIN_QUEUE_NUM, &1u16.to_le_bytes());
+        }
+        put(reg::DEVICE_STATUS, &[device.status]);
+        put(reg::CONFIG_GENERATION, &[self.config_generation]);
+        put(reg::QUEUE_SELECT, &self.queue_select.to_le_bytes());
+        // A queue that does not exist has size 0.
+        if let Some(queue) = device.queue {
+            put(reg::QUEUE_SIZE, &queue.size.to_le_bytes());
+            put(reg::QUEUE_MSIX_VECTOR, &queue.vector.to_le_bytes());
+            put(reg::QUEUE_ENABLE, &u16::from(queue.enabled).to_le_bytes());
+            put(reg::QUEUE_NOTIFY_OFF, &self.queue_select.to_le_bytes());
+            put(reg::QUEUE_DESC, &queue.desc.to_le_bytes());
+            put(reg::QUEUE_DRIVER, &queue.driver.to_le_bytes());
+            put(reg::QUEUE_DEVICE, &queue.device.to_le_bytes());
+        }
+        image
+    }
+}
+
 /// The name of the register at `offset`, for reports.
 pub fn register_name(offset: u64) -> &'static str {
     match offset {
@@ -128,6 +253,56 @@ mod tests {
     #[test]
     fn the_structure_has_the_specified_length() {
         assert_eq!(std::mem::size_of::<CommonCfg>() as u64, COMMON_LENGTH);
+    }
+
+    #[test]
+    fn features_are_read_and_written_by_windows() {
+        let mut config = VirtioPciCommonConfig::default();
+        let device = DeviceRegisters {
+            offered: 1 << 43 | 1 << 96,
+            accepted: 1 << 32,
+            queues: 3,
+            admin_queue: None,
+            status: 0x0b,
+            queue: None,
+        };
+        let word = |config: &VirtioPciCommonConfig, offset: u64| {
+            let image = config.image(&device);
+            let at = offset as usize;
+            u32::from_le_bytes(image[at..at + 4].try_into().unwrap())
+        };
+        for (select, offered, accepted) in [(0, 0, 0), (1, 1 << 11, 1), (3, 1, 0), (4, 0, 0)] {
+            config.device_feature_select = select;
+            config.driver_feature_select = select;
+            assert_eq!(word(&config, reg::DEVICE_FEATURE), offered);
+            assert_eq!(word(&config, reg::DRIVER_FEATURE), accepted);
+        }
+        assert_eq!(config.accept(1, 7), 1, "there is no window of that number");
+        config.driver_feature_select = 1;
+        assert_eq!(config.accept(1 | 1 << 40, 2), 1 | 1 << 33);
+    }
+
+    #[test]
+    fn a_queue_that_does_not_exist_has_size_0() {
+        let config = VirtioPciCommonConfig {
+            queue_select: 9,
+            ..VirtioPciCommonConfig::default()
+        };
+        let image = config.image(&DeviceRegisters {
+            offered: 0,
+            accepted: 0,
+            queues: 1,
+            admin_queue: Some(1),
+            status: 0,
+            queue: None,
+        });
+        let word = |offset: u64| image[offset as usize];
+        assert_eq!((word(reg::QUEUE_SELECT), word(reg::QUEUE_SIZE)), (9, 0));
+        assert_eq!(
+            (word(reg::ADMIN_QUEUE_INDEX), word(reg::ADMIN_QUEUE_NUM)),
+            (1, 1)
+        );
+        assert_eq!(word(reg::CONFIG_MSIX_VECTOR), 0xff);
     }
 
     #[test]
