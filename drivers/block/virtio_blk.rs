@@ -668,7 +668,8 @@ impl BlkData<'_> {
         dev: &Device<Bound>,
         patience: &Patience<'_>,
     ) -> Result<Drained, Failure> {
-        for step in 0.. {
+        let mut step = 0;
+        loop {
             // Of the end of these nobody is notified: whoever has made them polls, or not.
             for index in self.notified..self.queues.len() {
                 self.complete(index);
@@ -681,18 +682,18 @@ impl BlkData<'_> {
                 // One has come late: it was about to get a tag.
                 self.disk.unquiesce();
             }
-            if step >= FIRST_LOOK && !dev.is_whole() {
+            if step == FIRST_LOOK && !dev.is_whole() {
                 self.disk.quiesce();
                 return Ok(Drained::Broken);
             }
-            let micros = DRAIN_STEP_US << step.min(FIRST_LOOK);
+            let micros = DRAIN_STEP_US << step;
+            step = FIRST_LOOK.min(step + 1);
             patience
                 .pause(Delta::from_micros(micros))
                 .map_err(|failure| {
                     failure.because(ETIMEDOUT, "requests were not finished in time")
                 })?;
         }
-        Ok(Drained::Broken)
     }
 
     /// Lets requests through, those that were queued again included.

@@ -60,13 +60,24 @@ const RETRY_MS: u32 = 1_000;
 impl Controller {
     /// A request finds that the device has failed: only a reset helps, if anything does (rule D9).
     pub(super) fn fail(&self, ops: &dyn Operations, dev: &Device<Bound>, refusal: Refusal) {
+        self.fail_because(ops, dev, refusal, false, Cause::Request);
+    }
+
+    fn fail_because(
+        &self,
+        ops: &dyn Operations,
+        dev: &Device<Bound>,
+        refusal: Refusal,
+        hopeless: bool,
+        cause: Cause,
+    ) {
         let order = self.order.lock();
         let change = self.inner.lock().machine.fail(Diagnosis {
             lost: refusal.lost,
-            hopeless: false,
+            hopeless,
         });
         self.announce_failure(order, dev, change, refusal);
-        self.recover(ops, dev, Cause::Request);
+        self.recover(ops, dev, cause);
     }
 
     /// `order` has been locked since before the device was found to have failed.
@@ -202,15 +213,7 @@ impl Controller {
                 // Who watches it for something else goes on to do so.
                 self.watch_on(dev);
             }
-            Err(refusal) => {
-                let order = self.order.lock();
-                let change = self.inner.lock().machine.fail(Diagnosis {
-                    lost: refusal.lost,
-                    hopeless,
-                });
-                self.announce_failure(order, dev, change, refusal);
-                self.recover(ops, dev, Cause::Watch);
-            }
+            Err(refusal) => self.fail_because(ops, dev, refusal, hopeless, Cause::Watch),
         }
     }
 
