@@ -84,8 +84,6 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     let all = names.clone();
     names.retain(|name| selects(pattern.as_ref(), name));
     if pattern.is_none() {
-        // Only if they are asked for, until they have been seen to pass in many runs.
-        names.retain(|name| !name.starts_with(sleep::SUITE));
         // They need a QEMU that takes long to build.
         names.retain(|name| !name.starts_with(machines::SUITE));
     }
