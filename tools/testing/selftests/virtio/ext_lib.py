@@ -55,12 +55,17 @@ class Driver:
             raise Skip(f"the kernel has no module {self.name}")
         return found[0]
 
+    @functools.cached_property
+    def depends(self):
+        """What it needs, of which nothing has the name of a module of ours."""
+        return [m for m in sh("modinfo", "-F", "depends", self.file()).strip().split(",") if m]
+
     def load(self, *parameters):
         if not is_loaded(self.name):
-            # What it needs, then itself, not one of the same name.
-            depends = sh("modinfo", "-F", "depends", self.file()).strip()
-            for module in filter(None, depends.split(",")):
-                sh("modprobe", module)
+            for module in self.depends:
+                if not is_loaded(module):
+                    sh("modprobe", module)
+            # Itself, not one of the same name.
             sh("insmod", self.file(), *parameters)
 
     def unload(self):
@@ -93,6 +98,10 @@ class Driver:
             wait_for(lambda: (BUS / name / "driver").exists(), f"{name} is bound", 5 * PROMPT)
             found.append(Extended(name, self))
         return found
+
+
+# One of each, which remembers what it has found out.
+kernel_driver = functools.cache(Driver)
 
 
 class Extended(Device):
@@ -170,7 +179,7 @@ def _resume_all():
 @contextlib.contextmanager
 def drivers(*names):
     """Those of the kernel's own drivers that have devices, not loaded yet, and no extension."""
-    found = [Driver(name) for name in names or TYPES]
+    found = [kernel_driver(name) for name in names or TYPES]
     present = []
     for driver in found:
         with contextlib.suppress(Skip):

@@ -24,7 +24,7 @@ from ext_net_lib import (
     visible,
     waiting,
 )
-from net_lib import INTERFACE, is_up
+from net_lib import INTERFACE, inside, is_up
 from suspend_lib import (
     PROMPT,
     SLOWNESS,
@@ -76,8 +76,10 @@ def same():
 def messages():
     with network() as (one, other):
         expect(one.ping(other), 0, "lost pings")
-        command = ["ip", "-n", one.namespace, "monitor", "link", "address", "route"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+        command = ["ip", "monitor", "link", "address", "route"]
+        with inside(one.namespace):
+            monitor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with monitor:
             time.sleep(0.5)
             one.device.request("suspend")
             time.sleep(2)
@@ -95,9 +97,11 @@ def late():
         need_disciplines(one)
         expect(one.ping(other), 0, "lost pings")
         before = one.report()["tx"]["packets"]
-        command = ["ip", "netns", "exec", one.namespace, "ping", "-q", "-i", "0.1", "-c", "30",
-                   "-W", str(int(20 * PROMPT)), other.address]  # fmt: skip
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
+        command = ["ping", "-q", "-i", "0.1", "-c", "30", "-W", str(int(20 * PROMPT)),
+                   other.address]  # fmt: skip
+        with inside(one.namespace):
+            ping = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with ping:
             wait_for(lambda: one.report()["tx"]["packets"] > before, "pings are sent", 20 * PROMPT)
             one.device.request("suspend")
             wait_for(lambda: waiting(one) >= 5, "pings wait", 20 * PROMPT)
@@ -228,10 +232,10 @@ def moved():
             one.device.request("suspend")
             one.set_link("netns", "elsewhere")
             one.device.request("resume")
-            sh("ip", "-n", "elsewhere", "link", "set", INTERFACE, "up")
-            sh("ip", "-n", "elsewhere", "address", "add", "192.0.2.9/24", "dev", INTERFACE)
-            output = sh("ip", "netns", "exec", "elsewhere", "ping", "-q", "-c", "3", "-i", "0.2",
-                        "-W", "5", other.address)  # fmt: skip
+            with inside("elsewhere"):
+                sh("ip", "link", "set", INTERFACE, "up")
+                sh("ip", "address", "add", "192.0.2.9/24", "dev", INTERFACE)
+                output = sh("ping", "-q", "-c", "3", "-i", "0.2", "-W", "5", other.address)
             require(" 3 received" in output, output)
         finally:
             sh("ip", "-n", "elsewhere", "link", "set", INTERFACE, "netns", one.namespace,

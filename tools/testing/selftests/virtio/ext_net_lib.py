@@ -16,9 +16,10 @@ import signal
 import socket
 import struct
 import time
+from pathlib import Path
 
 from ext_lib import drivers, load
-from net_lib import INTERFACE, cable
+from net_lib import INTERFACE, cable, enter, inside
 from suspend_lib import (
     BUS,
     PROMPT,
@@ -39,12 +40,15 @@ PORT = 7
 CHUNK = 1 << 16
 
 
-def addresses(end):
-    return end.ip("address", "show", "dev", INTERFACE)[0]["addr_info"]
+# Of /proc/net/if_inet6.
+IFA_F_TENTATIVE = 0x40
 
 
 def is_tentative(end):
-    return any(address.get("tentative") for address in addresses(end))
+    """Whether an address of IPv6 is looked for elsewhere, before it is used."""
+    with inside(end.namespace):
+        lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
+    return any(int(line.split()[4], 16) & IFA_F_TENTATIVE for line in lines)
 
 
 @contextlib.contextmanager
@@ -81,9 +85,13 @@ def network(**settings):
 
 def visible(end):
     """What can be seen while the device is suspended, and is to be the same then."""
-    link = end.link()
-    volatile = ("stats64", "stats")
-    link = {k: v for k, v in link.items() if k not in volatile}
+    # The link last: ip takes its family for that of what follows.
+    (addresses,), routes, neighbours, (link,) = end.ask(
+        ("address", "show", "dev", INTERFACE),
+        ("route", "show", "table", "all"),
+        ("neighbour", "show"),
+        ("link", "show", INTERFACE),
+    )
     # How long they are valid yet.
     changing = ("valid_life_time", "preferred_life_time", "expires")
 
@@ -92,15 +100,11 @@ def visible(end):
 
     return {
         "link": link,
-        "addresses": lasting(addresses(end)),
-        "routes": lasting(end.ip("route", "show", "table", "all")),
-        "routes6": lasting(end.ip("-6", "route", "show")),
+        "addresses": lasting(addresses["addr_info"]),
+        "routes": lasting(routes),
         "neighbours": [
-            {k: v for k, v in n.items() if k in ("dst", "dev", "lladdr")}
-            for n in end.ip("neighbour", "show")
+            {k: v for k, v in n.items() if k in ("dst", "dev", "lladdr")} for n in neighbours
         ],
-        "carrier": end.run("cat", f"/sys/class/net/{INTERFACE}/carrier"),
-        "operstate": end.run("cat", f"/sys/class/net/{INTERFACE}/operstate"),
     }
 
 
@@ -115,13 +119,6 @@ def configuration(end):
 
 def differences(before, after):
     return {k: (before[k], after[k]) for k in before if before[k] != after[k]}
-
-
-def enter(end):
-    """Enters the namespace of an end; for a child."""
-    fd = os.open(f"/run/netns/{end.namespace}", os.O_RDONLY)
-    os.setns(fd, os.CLONE_NEWNET)
-    os.close(fd)
 
 
 def numbers(first):
@@ -144,7 +141,7 @@ class Stream:
 
     @staticmethod
     def _receive(end, progress):
-        enter(end)
+        enter(end.namespace)
         with socket.create_server((end.address, PORT)) as server:
             os.write(progress, b"l")
             connection = server.accept()[0]
@@ -160,7 +157,7 @@ class Stream:
     def _send(end, other):
         over = []
         signal.signal(signal.SIGTERM, lambda *_: over.append(True))
-        enter(end)
+        enter(end.namespace)
         with socket.create_connection((other.address, PORT)) as connection:
             chunk = 0
             while not over:
@@ -213,7 +210,7 @@ def in_child(end, function, *arguments):
     """Runs a function in the namespace of an end; returns the name of the error it ended with."""
 
     def body():
-        enter(end)
+        enter(end.namespace)
         function(*arguments)
 
     return Child(body).errno(5 * PROMPT)
@@ -222,13 +219,8 @@ def in_child(end, function, *arguments):
 @contextlib.contextmanager
 def udp_at(end, port):
     """A socket of this process in the namespace of an end."""
-    own = os.open("/proc/self/ns/net", os.O_RDONLY)
-    enter(end)
-    try:
+    with inside(end.namespace):
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    finally:
-        os.setns(own, os.CLONE_NEWNET)
-        os.close(own)
     with udp:
         udp.bind((end.address, port))
         yield udp
@@ -241,7 +233,7 @@ class Holder:
         reader, writer = os.pipe()
 
         def body():
-            enter(end)
+            enter(end.namespace)
             kept = function()
             os.write(writer, b"r")
             while kept is not None:
@@ -261,4 +253,4 @@ class Holder:
 
 def dropped(end):
     """What the driver could not put into a virtqueue, and has dropped."""
-    return int(end.run("cat", f"/sys/class/net/{INTERFACE}/statistics/tx_fifo_errors"))
+    return end.transmit_errors()["fifo"]

@@ -7,8 +7,13 @@
 The devices are test devices of type `net` (tools/virtio), which are each other's only neighbour.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import re
+import socket
+import struct
 from pathlib import Path
 
 from suspend_lib import BUS, PROMPT, Mailbox, Skip, expect, require, sh, wait_for
@@ -25,6 +30,39 @@ F = {
     "GUEST_ANNOUNCE": 21, "MQ": 22, "CTRL_MAC_ADDR": 23, "SPEED_DUPLEX": 63,
 }
 IPERF_PORT = 5201
+
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
+
+
+def enter(namespace):
+    """Has the calling thread enter a network namespace; for a child, which stays there."""
+    fd = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        os.setns(fd, os.CLONE_NEWNET)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def inside(namespace):
+    """The calling thread is in a network namespace, and so is what it starts meanwhile.
+
+    It takes no program, as `ip netns exec` does; but /sys shows the interfaces of where it came
+    from.
+    """
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        enter(namespace)
+        yield
+    finally:
+        os.setns(own, os.CLONE_NEWNET)
+        os.close(own)
+
+
+def batch(*commands, options=()):
+    """Has one program do several commands of `ip`; returns what they printed."""
+    lines = "".join(" ".join(command) + "\n" for command in commands)
+    return sh("ip", *options, "-batch", "-", input=lines)
 
 
 class End:
@@ -56,18 +94,42 @@ class End:
     # The interface.
 
     def run(self, *command, **options):
-        """Runs a command in the namespace."""
-        return sh("ip", "netns", "exec", self.namespace, *command, **options)
+        """Runs a command in the namespace, see `inside`."""
+        with inside(self.namespace):
+            return sh(*command, **options)
+
+    def run_with_sysfs(self, *command):
+        """The same with a /sys that shows the interfaces of the namespace, which takes longer."""
+        return sh("ip", "netns", "exec", self.namespace, *command)
 
     def ip(self, *arguments):
-        return json.loads(sh("ip", "-json", "-n", self.namespace, *arguments) or "[]")
+        return json.loads(self.run("ip", "-json", *arguments) or "[]")
+
+    def ask(self, *commands):
+        """What several commands of `ip` say, one after the other."""
+        with inside(self.namespace):
+            text = batch(*commands, options=("-json", "-details"))
+        decoder, said = json.JSONDecoder(), []
+        while text := text.lstrip():
+            value, end = decoder.raw_decode(text)
+            said.append(value)
+            text = text[end:]
+        expect(len(said), len(commands), "answers of ip")
+        return said
 
     def link(self):
         """What `ip link` says of the interface."""
         return self.ip("-statistics", "-details", "link", "show", INTERFACE)[0]
 
     def set_link(self, *arguments):
-        sh("ip", "-n", self.namespace, "link", "set", INTERFACE, *arguments)
+        self.run("ip", "link", "set", INTERFACE, *arguments)
+
+    def transmit_errors(self):
+        """The interface's counters of what was not sent, by the words of /proc/net/dev."""
+        with inside(self.namespace):
+            text = Path("/proc/thread-self/net/dev").read_text()
+        numbers = re.search(rf"^\s*{INTERFACE}:(.*)", text, re.M)[1].split()
+        return dict(zip(("errs", "drop", "fifo"), map(int, numbers[10:13])))
 
     def ethtool(self, option, *arguments):
         return self.run("ethtool", option, INTERFACE, *arguments)
@@ -80,13 +142,19 @@ class End:
     def set_up(self):
         """Puts the interface into a namespace of its own, with an address, and up."""
         names = [path.name for path in (self.path / "net").iterdir()]
-        sh("ip", "netns", "add", self.namespace)
-        sh("ip", "link", "set", names[0], "netns", self.namespace, "name", INTERFACE)
-        sh("ip", "-n", self.namespace, "address", "add", f"{self.address}/24", "dev", INTERFACE)
-        self.set_link("up")
+        batch(
+            ("netns", "add", self.namespace),
+            ("link", "set", names[0], "netns", self.namespace, "name", INTERFACE),
+        )
+        with inside(self.namespace):
+            batch(
+                ("address", "add", f"{self.address}/24", "dev", INTERFACE),
+                ("link", "set", INTERFACE, "up"),
+            )
 
     def tear_down(self):
-        sh("ip", "netns", "delete", self.namespace, check=False)
+        if Path("/run/netns", self.namespace).exists():
+            sh("ip", "netns", "delete", self.namespace, check=False)
 
     # What goes across.
 
@@ -100,7 +168,7 @@ class End:
 
     def forget(self):
         """Forgets the addresses of neighbours."""
-        sh("ip", "-n", self.namespace, "neighbour", "flush", "dev", INTERFACE)
+        self.run("ip", "neighbour", "flush", "dev", INTERFACE)
 
     def serve(self):
         """Starts a server for one run of iperf3."""
@@ -139,8 +207,9 @@ def reload():
 
 def is_up(end):
     """The link is there, and the network stack has taken note: until then packets are dropped."""
-    link = end.link()
-    return "LOWER_UP" in link["flags"] and link["operstate"] != "DOWN"
+    with inside(end.namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        answer = fcntl.ioctl(asker, SIOCGIFFLAGS, struct.pack("16sH22x", INTERFACE.encode(), 0))
+    return bool(struct.unpack_from("16sH", answer)[1] & IFF_RUNNING)
 
 
 def cable():

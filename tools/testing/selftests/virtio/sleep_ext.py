@@ -10,7 +10,7 @@ from awake_lib import freezing_ends, sync_ends
 from blk_lib import blocked
 from ext_lib import each_driver
 from ext_net_lib import Stream
-from net_lib import cable, is_up
+from net_lib import cable, inside, is_up
 from sleep_lib import (
     MODES,
     disk_load,
@@ -172,8 +172,8 @@ def idle_net(devices, mode):
 def busy_net(devices, mode):
     with network(devices) as (one, other):
         expect(one.ping(other), 0, "lost pings")
-        command = ("ip", "netns", "exec", one.namespace, "ping", "-q", "-i", "0.05", other.address)
-        ping = Child(os.execvp, "ip", command)
+        with inside(one.namespace):
+            ping = Child(os.execvp, "ping", ("ping", "-q", "-i", "0.05", other.address))
         received = one.report()["rx"]["packets"]
         wait_for(lambda: one.report()["rx"]["packets"] > received + 3, "answers", 5 * PROMPT)
         sleep(mode)

@@ -26,6 +26,7 @@ import contextlib
 import errno
 import faulthandler
 import fnmatch
+import functools
 import itertools
 import json
 import mmap
@@ -347,11 +348,12 @@ def _write(path, text):
         os.close(fd)
 
 
-def sh(*command, check=True, timeout=60 * SLOWNESS * SHARE):
+def sh(*command, check=True, timeout=60 * SLOWNESS * SHARE, input=None):
     """Runs a command, which has to be there and to succeed; returns what it printed."""
     if not shutil.which(command[0]):
         raise Skip(f"{command[0]} is not installed")
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout,
+                            input=input)
     if check and result.returncode:
         raise Fail(f"{' '.join(map(str, command))}: {result.stdout}{result.stderr}")
     return result.stdout
@@ -429,6 +431,7 @@ class Modules:
                 return Path(place)
         return None
 
+    @functools.cached_property
     def is_indexed(self):
         """Whether modprobe finds our driver rather than the kernel's."""
         command = ["modprobe", "--show-depends", self.DRIVER]
@@ -436,7 +439,7 @@ class Modules:
         return self.CORE in result.stdout
 
     def insert(self, name, *parameters):
-        if self.is_indexed():
+        if self.is_indexed:
             command = ["modprobe", name, *parameters]
         else:
             directory = self.directory()

@@ -30,7 +30,7 @@ def alias_of(dev):
 
 @case("modprobe finds the driver, and all it needs, by the alias of the device")
 def autoload():
-    if not modules.is_indexed():
+    if not modules.is_indexed:
         raise Skip("the modules are not in the index of modprobe")
     expect({alias_of(dev) for dev in devices()}, {ALIAS}, "aliases of the devices")
     modules.unload()
