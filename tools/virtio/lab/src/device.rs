@@ -145,6 +145,7 @@ pub fn build(tree: &Tree, output: &Output) -> Result<PathBuf> {
 }
 
 impl Devices {
+    /// Starts devices, of the clone `tree`.
     pub fn start(tree: &Tree, specs: &[Spec], run: &RunDir, output: &Output) -> Result<Self> {
         if specs.is_empty() {
             return Ok(Self(Vec::new()));

@@ -150,6 +150,8 @@ pub struct Config {
     /// Gives the guest QEMU's own devices, and does what it asks for.
     pub host: Option<Host>,
     pub devices: Vec<Spec>,
+    /// The clone whose test device it is, if it is another one.
+    pub device_tree: Option<Tree>,
     /// More arguments of QEMU.
     pub qemu: Vec<String>,
     /// When the guest is stopped; an interactive one is not.
@@ -178,6 +180,7 @@ impl Config {
                 true => device::default_pair(),
                 false => devices,
             },
+            device_tree: None,
             qemu: Vec::new(),
             deadline: Duration::from_secs(120),
             silence: None,
@@ -332,7 +335,8 @@ fn boot(
         ],
         Root::Initramfs { .. } => Vec::new(),
     };
-    let mut devices = Devices::start(tree, &config.devices, run, &config.output)?;
+    let device_tree = config.device_tree.as_ref().unwrap_or(tree);
+    let mut devices = Devices::start(device_tree, &config.devices, run, &config.output)?;
     let console = run.join("console");
     let initramfs = match &config.root {
         Root::Shared => None,

@@ -22,6 +22,7 @@ mod install;
 mod kernel;
 mod klog;
 mod ktap;
+mod libtest;
 mod machine;
 mod machines;
 mod makefile;

@@ -3,10 +3,13 @@
 //! `lab mutate`: breaks the driver in each of the ways of `mutants.toml`, and sees whether a test
 //! notices.
 //!
-//! A mutant is one text in one file of the driver and what it becomes. It is made in a copy of the
-//! clone, built there, and run by the tests and with the test device of the clone. A mutant that
-//! does not build, or whose text is not there exactly once, is an error of the list. So is a test
-//! that fails without any mutant, which is why all of them are run once before.
+//! A mutant is one text in one file and what it becomes. It is made in a copy of the clone, built
+//! there, and run by the tests of the clone, and with its test device, unless it is that which is
+//! broken. A mutant that does not build, or whose text is not there exactly once, is an error of the
+//! list. So is a test that fails without any mutant, which is why all of them are run once before.
+//!
+//! `mutants/sample` is a test of its own: those few that are marked in the list. It does not run
+//! the tests without a mutant, because the others do.
 
 use crate::guest::{self, Accel, Config};
 use crate::init::Job;
@@ -15,8 +18,9 @@ use crate::ktap::{self, Verdict};
 use crate::machine::Machine;
 use crate::machines;
 use crate::process::run_logged;
+use crate::tally::Report;
 use crate::tree::{make_dir, Tree, SELFTESTS};
-use crate::{device, modules, rust, selftests, suite};
+use crate::{device, libtest, modules, rust, selftests};
 use anyhow::{bail, ensure, Context, Result};
 use glob::Pattern;
 use serde::Deserialize;
@@ -29,6 +33,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const LIST: &str = "tools/virtio/lab/mutants.toml";
+/// The name of the test that runs a few.
+pub const SAMPLE: &str = "mutants/sample";
+/// The test device, of which there are mutants, too.
+const DEVICE: &str = "tools/virtio/device";
 /// The fewest mutants that the list must have.
 const FEWEST: usize = 24;
 /// Where the copy is, below `out`.
@@ -65,6 +73,9 @@ struct Mutant {
     /// Which cases of a program, as patterns [default: all].
     #[serde(default)]
     cases: Vec<String>,
+    /// Whether it is one of those that `make test` runs.
+    #[serde(default)]
+    sample: bool,
 }
 
 /// What became of a mutant.
@@ -191,13 +202,11 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, only: Option<&str>) -> Re
     );
 
     let _lock = tree.lock("mutate")?;
-    let lab = Lab {
-        tree,
-        kernel,
+    let config = Config {
         accel,
-        copy: Tree::copy_at(tree.out(COPY)?),
+        ..Config::with(device::of_selftests())
     };
-    copy(tree.root(), lab.copy.root())?;
+    let lab = Lab::new(tree, kernel, config)?;
     lab.without_mutant(&mutants)?;
 
     let mut tally = Tally::default();
@@ -226,15 +235,44 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, only: Option<&str>) -> Re
     Ok(tally)
 }
 
-/// The clone, its copy, and where modules run.
+/// Runs those of the sample, each a case that passes if it is killed.
+pub fn sample(tree: &Tree, kernel: &Kernel, config: Config, report: &mut Report) -> Result<()> {
+    let _lock = tree.lock("mutate")?;
+    let devices = device::of_selftests();
+    let lab = Lab::new(tree, kernel, Config { devices, ..config })?;
+    for mutant in list(tree)?.iter().filter(|mutant| mutant.sample) {
+        let verdict = match lab.fate(mutant)? {
+            Fate::KilledBy(test) => {
+                report.note(format!("killed by {test}"));
+                Verdict::Passed
+            }
+            Fate::Survived => Verdict::Failed,
+        };
+        report.case(&format!("{}: {}", mutant.name, mutant.breaks), verdict);
+    }
+    Ok(())
+}
+
+/// The clone, its copy, and the guest for both.
 struct Lab<'a> {
     tree: &'a Tree,
     kernel: &'a Kernel,
-    accel: Accel,
+    config: Config,
     copy: Tree,
 }
 
-impl Lab<'_> {
+impl<'a> Lab<'a> {
+    fn new(tree: &'a Tree, kernel: &'a Kernel, config: Config) -> Result<Self> {
+        let this = Self {
+            tree,
+            kernel,
+            config,
+            copy: Tree::copy_at(tree.out(COPY)?),
+        };
+        copy(tree.root(), this.copy.root())?;
+        Ok(this)
+    }
+
     /// Runs the tests that are to kill mutants with the driver as it is.
     fn without_mutant(&self, mutants: &[Mutant]) -> Result<()> {
         let mut packages = BTreeSet::new();
@@ -265,7 +303,7 @@ impl Lab<'_> {
                 .into_iter()
                 .map(|(program, cases)| (program, cases.into_iter().collect()))
                 .collect();
-            if let Fate::KilledBy(test) = self.guest(machine, &programs, PROGRAM * times)? {
+            if let Fate::KilledBy(test) = self.guest(machine, &programs, PROGRAM * times, None)? {
                 bail!("{test} fails without a mutant");
             }
         }
@@ -282,7 +320,8 @@ impl Lab<'_> {
             (Some(package), _) => self.host(package),
             (_, Some((machine, program))) => {
                 let cases = mutant.cases.iter().map(String::as_str).collect();
-                self.guest(machine, &[(program, cases)], PROGRAM)
+                let device = mutant.file.starts_with(DEVICE).then(|| self.copy.clone());
+                self.guest(machine, &[(program, cases)], PROGRAM, device)
             }
             _ => bail!("no suite"),
         };
@@ -310,7 +349,7 @@ impl Lab<'_> {
         let text = String::from_utf8_lossy(&output.stdout);
         let failed = text
             .lines()
-            .filter_map(suite::libtest_result)
+            .filter_map(libtest::result)
             .find(|(_, verdict)| *verdict == Verdict::Failed);
         Ok(match failed {
             Some((case, _)) => Fate::KilledBy(format!("host/{package}: {case}")),
@@ -321,22 +360,25 @@ impl Lab<'_> {
         })
     }
 
-    /// Builds the modules of the copy and runs kselftests of the clone with them, up to the first
-    /// failure, which comes `within` some time if there is one.
+    /// Builds the modules of the copy and runs kselftests of the clone with them, and with the test
+    /// device of `device` or else of the clone, up to the first failure, which comes `within` some
+    /// time if there is one.
     fn guest(
         &self,
         machine: Option<Machine>,
         programs: &[(&str, Vec<&str>)],
         within: Duration,
+        device: Option<Tree>,
     ) -> Result<Fate> {
         let modules = modules::build_quietly(&self.copy, self.kernel)?;
         let slowness = self.kernel.flavour.slowness();
+        let share = u32::try_from(self.config.share).unwrap_or(u32::MAX);
         let mut config = Config {
-            accel: self.accel,
             modules: Some(modules),
-            ..Config::with(device::of_selftests())
+            device_tree: device,
+            deadline: (BOOT + within) * slowness * share,
+            ..self.config.clone()
         };
-        config.deadline = (BOOT + within) * slowness;
 
         let suite = machine.map_or(selftests::SUITE, Machine::suite);
         let mut running = None;
@@ -459,6 +501,7 @@ mod tests {
             replace: "x".into(),
             suite: "host/p".into(),
             cases: Vec::new(),
+            sample: false,
         }
     }
 

@@ -9,7 +9,8 @@
 //! * `sleep/PROGRAM`: one that has its guest sleep, which has nothing but an initramfs for that;
 //! * `qemu/MACHINE/PROGRAM`: one with QEMU's own devices, which may have its guest go on in another
 //!   QEMU;
-//! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`.
+//! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`;
+//! * `mutants/sample`: whether tests notice a driver that is broken, see [`mutate`].
 //!
 //! A pattern selects by either the whole name or its second part, with or without extension.
 
@@ -27,7 +28,7 @@ use crate::schedule::{self, Durations, Unit};
 use crate::selftests::{self, file_name, Selftests};
 use crate::tally::{Report, Results, Tally};
 use crate::tree::{Tree, SELFTESTS};
-use crate::{device, modules, qemu, rust, sleep};
+use crate::{device, libtest, modules, mutate, qemu, rust, sleep};
 use anyhow::{ensure, Context, Result};
 use clap::builder::RangedU64ValueParser;
 use glob::Pattern;
@@ -76,6 +77,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
         .collect();
     let scenarios = scenario::all();
     let mut names: BTreeSet<String> = [boot_name(install::NAME)].into();
+    names.insert(mutate::SAMPLE.into());
     names.extend(packages.iter().map(host_name));
     names.extend(programs.iter().map(|p| selftests::test_name(file_name(p))));
     names.extend(sleepers.iter().map(|path| sleep_name(path)));
@@ -88,8 +90,8 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
         names.retain(|name| !name.starts_with(machines::SUITE));
     }
     if pattern.is_none() && kernel.flavour != Flavour::Stock {
-        println!("host/* has nothing to do with the kernel: it is run with the stock kernel");
-        names.retain(|name| !name.starts_with("host/"));
+        println!("host/* and mutants/* are run with the stock kernel only");
+        names.retain(|name| !name.starts_with("host/") && name != mutate::SAMPLE);
     }
     ensure!(
         !names.is_empty(),
@@ -131,6 +133,9 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     }
     units.push(unshared.unit(boot_name(install::NAME), |report, config| {
         installation(tree, kernel, config, report)
+    }));
+    units.push(unshared.unit(mutate::SAMPLE.into(), |report, config| {
+        mutate::sample(tree, kernel, config, report)
     }));
     for scenario in &scenarios {
         units.push(unshared.unit(boot_name(scenario.name), |report, config| {
@@ -240,9 +245,9 @@ fn host_tests(tree: &Tree, package: &str, report: &mut Report) -> Result<()> {
     drop(cargo);
     for line in BufReader::new(reader).lines() {
         let line = line.context("can't read what cargo prints")?;
-        match libtest_result(&line) {
+        match libtest::result(&line) {
             Some((case, verdict)) => report.case(case, verdict),
-            None if is_libtest_noise(&line) => {}
+            None if libtest::is_noise(&line) => {}
             None => report.note(line),
         }
     }
@@ -251,22 +256,6 @@ fn host_tests(tree: &Tree, package: &str, report: &mut Report) -> Result<()> {
         report.case(&format!("cargo test ({status})"), Verdict::Failed);
     }
     Ok(())
-}
-
-/// Reads `test NAME ... ok`.
-pub fn libtest_result(line: &str) -> Option<(&str, Verdict)> {
-    let (case, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
-    let verdict = match result.split([',', ' ']).next()? {
-        "ok" => Verdict::Passed,
-        "FAILED" => Verdict::Failed,
-        "ignored" => Verdict::Skipped,
-        _ => return None,
-    };
-    Some((case, verdict))
-}
-
-fn is_libtest_noise(line: &str) -> bool {
-    line.is_empty() || line.starts_with("running ") || line.starts_with("test result: ok")
 }
 
 fn installation(tree: &Tree, kernel: &Kernel, config: Config, report: &mut Report) -> Result<()> {
@@ -314,23 +303,6 @@ fn one_boot(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libtest_lines() {
-        assert_eq!(
-            libtest_result("test status::tests::any ... ok"),
-            Some(("status::tests::any", Verdict::Passed))
-        );
-        assert_eq!(
-            libtest_result("test slow ... ignored, takes an hour"),
-            Some(("slow", Verdict::Skipped))
-        );
-        assert_eq!(
-            libtest_result("test src/lib.rs - add (line 3) ... FAILED"),
-            Some(("src/lib.rs - add (line 3)", Verdict::Failed))
-        );
-        assert_eq!(libtest_result("test result: ok. 3 passed"), None);
-    }
 
     #[test]
     fn selection() {

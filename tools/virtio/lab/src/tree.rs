@@ -15,6 +15,7 @@ pub const STATE: &str = "/var/lib/lab";
 const SOCKETS: &str = "/run/lab";
 
 /// The clone this program was built from, at the same path in the build root and in the guest.
+#[derive(Clone)]
 pub struct Tree {
     root: PathBuf,
 }
