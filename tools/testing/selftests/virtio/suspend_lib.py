@@ -796,6 +796,14 @@ def _expired(_signal, _frame):
     raise Fail(f"not done after {CASE_SECONDS} s")
 
 
+def reasons(failure):
+    """A failure, and what had failed before, when it was only the clearing up that failed, too."""
+    while failure:
+        yield str(failure) or repr(failure)
+        hidden = failure.__suppress_context__
+        failure = failure.__cause__ or (None if hidden else failure.__context__)
+
+
 def _run_case(function, arguments, log):
     """Runs a case and cleans up; returns what went wrong."""
     problems = []
@@ -806,7 +814,7 @@ def _run_case(function, arguments, log):
         except Skip:
             raise
         except Fail as failure:
-            problems.append(str(failure))
+            problems.extend(reasons(failure))
         except Exception:
             problems.extend(traceback.format_exc().splitlines())
         return None
