@@ -141,9 +141,9 @@ enum Cmd {
     },
     /// Break the driver in each of the ways of mutants.toml: some test must notice.
     Mutate {
-        /// Only the mutants of this name, such as 'gate-*'.
+        /// Only the mutants of this name, such as 'gate-*'; may be repeated.
         #[arg(long, value_name = "GLOB")]
-        only: Option<String>,
+        only: Vec<String>,
     },
     /// Build QEMU with SUSPEND in its own devices (tools/virtio/qemu), and print where it is.
     Qemu(qemu::Args),
@@ -257,7 +257,7 @@ fn host(cli: Cli) -> Result<u8> {
         }
         Cmd::Check => return Ok(u8::from(!check::run(&tree, &kernel)?)),
         Cmd::Mutate { only } => {
-            let tally = mutate::run(&tree, &kernel, cli.accel, only.as_deref())?;
+            let tally = mutate::run(&tree, &kernel, cli.accel, &only)?;
             println!("{tally}");
             return Ok(u8::from(!tally.is_good()));
         }

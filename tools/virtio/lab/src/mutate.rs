@@ -190,16 +190,17 @@ impl Mutant {
 }
 
 /// Runs the mutants, or those that a pattern names.
-pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, only: Option<&str>) -> Result<Tally> {
-    let pattern = only.map(Pattern::new).transpose();
-    let pattern = pattern.context("the name is no pattern")?;
+pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, only: &[String]) -> Result<Tally> {
     let mut mutants = list(tree)?;
-    mutants.retain(|m| pattern.as_ref().is_none_or(|p| p.matches(&m.name)));
-    ensure!(
-        !mutants.is_empty(),
-        "no mutant is named {}",
-        only.unwrap_or("*")
-    );
+    let mut named = BTreeSet::new();
+    for name in only {
+        let pattern = Pattern::new(name).with_context(|| format!("{name} is no pattern"))?;
+        let matching = mutants.iter().filter(|m| pattern.matches(&m.name));
+        let matching: Vec<String> = matching.map(|m| m.name.clone()).collect();
+        ensure!(!matching.is_empty(), "no mutant is named {name}");
+        named.extend(matching);
+    }
+    mutants.retain(|m| only.is_empty() || named.contains(&m.name));
 
     let _lock = tree.lock("mutate")?;
     let config = Config {
