@@ -15,7 +15,7 @@
 //! so, and the input core goes on to repeat it.
 //!
 //! A device that has been reset is told again what lights, sounds and repeat rates were set, and
-//! its keys are released.
+//! its keys are released, as they are when it has failed for good.
 //!
 //! Based on the C driver, drivers/virtio/virtio_input.c, by Gerd Hoffmann.
 
@@ -237,12 +237,16 @@ fn select<R>(
     of: u8,
     read: impl Fn(&Fields<'_>, usize) -> Result<R>,
 ) -> Result<R> {
-    dev.config().transact(|fields| {
-        fields.write(&wire::SELECT, what)?;
-        fields.write(&wire::SUBSEL, of)?;
-        let size = fields.read(&wire::SIZE)?;
-        read(fields, usize::from(size))
-    })
+    dev.config().transact(
+        |fields| {
+            fields.write(&wire::SELECT, what)?;
+            fields.write(&wire::SUBSEL, of)
+        },
+        |fields| {
+            let size = fields.read(&wire::SIZE)?;
+            read(fields, usize::from(size))
+        },
+    )
 }
 
 /// Reads a string or a bitmap into `data`, and returns it, empty if there is none.
@@ -404,11 +408,19 @@ impl Driver for InputDriver {
     }
 
     fn start(dev: &Device<Core<'_>>, this: Pin<&InputData>) -> Result {
-        this.start()?;
         if this.started.xchg(true, Full) {
+            // Before the device has a buffer to report anything: a key that is pressed from now on
+            // is not released by this.
             this.input.access(dev.as_ref())?.reset();
         }
-        Ok(())
+        this.start()
+    }
+
+    fn give_up(dev: &Device<Bound>, this: Pin<&InputData>) {
+        // A key that is not released goes on to be repeated.
+        if let Ok(input) = this.input.access(dev.as_ref()) {
+            input.reset();
+        }
     }
 
     fn used(

@@ -46,6 +46,8 @@ macro_rules! event_types {
 }
 
 event_types! {
+    /// Type of events: the others before it are complete.
+    EV_SYN;
     /// Type of events: a key or button.
     EV_KEY;
     /// Type of events: a movement.
@@ -69,6 +71,13 @@ pub const ABS_CNT: usize = bindings::ABS_CNT as usize;
 
 /// The axis that tells which contact of a touch screen the next events are about.
 pub const ABS_MT_SLOT: usize = bindings::ABS_MT_SLOT as usize;
+
+// CAST: It is small.
+/// The axis that tells which contact it is, -1 for none.
+const ABS_MT_TRACKING_ID: u16 = bindings::ABS_MT_TRACKING_ID as u16;
+
+/// The code of the [`EV_SYN`] event that ends what is reported at a time.
+const SYN_REPORT: u16 = 0;
 
 // CAST: Both are small.
 /// The code of an [`EV_MSC`] event: when the contacts of a touch screen were as they are told.
@@ -172,6 +181,7 @@ struct Names {
 pub struct Builder {
     dev: NonNull<bindings::input_dev>,
     names: Names,
+    slots: u32,
 }
 
 impl Builder {
@@ -187,6 +197,7 @@ impl Builder {
         Ok(Self {
             dev,
             names: Names::default(),
+            slots: 0,
         })
     }
 
@@ -313,7 +324,9 @@ impl Builder {
     /// [`EINVAL`] if there are too many, [`ENOMEM`] if memory is short.
     pub fn init_slots(&mut self, slots: u32) -> Result {
         // SAFETY: By the type invariants the pointer is valid, and nobody else uses it.
-        to_result(unsafe { bindings::input_mt_init_slots(self.dev.as_ptr(), slots, 0) })
+        to_result(unsafe { bindings::input_mt_init_slots(self.dev.as_ptr(), slots, 0) })?;
+        self.slots = slots;
+        Ok(())
     }
 
     /// Registers the device, until `parent` is unbound or what is returned is dropped. May sleep.
@@ -372,6 +385,7 @@ fn set_bits(bitmap: &mut [c_ulong], count: u32, bytes: &[u8]) {
 pub struct Registration<T: Handler> {
     dev: NonNull<bindings::input_dev>,
     handler: NonNull<c_void>,
+    slots: u32,
     _names: Names,
     _handler: PhantomData<Arc<T>>,
 }
@@ -419,6 +433,7 @@ impl<T: Handler> Registration<T> {
             dev: builder.dev,
             // SAFETY: An `Arc` never is a null pointer.
             handler: unsafe { NonNull::new_unchecked(handler.cast()) },
+            slots: builder.slots,
             _names: core::mem::take(&mut builder.names),
             _handler: PhantomData,
         })
@@ -441,11 +456,21 @@ impl<T: Handler> Registration<T> {
         }
     }
 
-    /// The device has been reset: releases all keys, and has lights, sounds and the like set as
-    /// they were. May sleep.
+    /// The device has been reset: releases all keys and contacts, and has lights, sounds and the
+    /// like set as they were. May sleep.
     pub fn reset(&self) {
         // SAFETY: By the type invariants the device is registered.
         unsafe { bindings::input_reset_device(self.dev.as_ptr()) };
+
+        // The core leaves contacts alone. The first is the last, which the next events of the
+        // device are about.
+        let report = |kind, code, value| self.report(Event { kind, code, value });
+        // CAST: There are 1024 slots at most, and 64 axes.
+        for slot in (0..self.slots as i32).rev() {
+            report(EV_ABS, ABS_MT_SLOT as u16, slot);
+            report(EV_ABS, ABS_MT_TRACKING_ID, -1);
+        }
+        report(EV_SYN, SYN_REPORT, 0);
     }
 
     unsafe extern "C" fn event_callback(

@@ -4,10 +4,7 @@
 //!
 //! VIRTIO 1.4, "Device Configuration Space".
 
-use core::{
-    marker::PhantomData,
-    ops::Deref, //
-};
+use core::marker::PhantomData;
 
 use kernel::{
     device::Bound,
@@ -188,10 +185,7 @@ impl<'a> Config<'a> {
     ///
     /// [`EIO`] if the device doesn't stop changing its configuration, and those of `read`.
     pub fn snapshot<R>(&self, read: impl Fn(&Fields<'_>) -> Result<R>) -> Result<R> {
-        let fields = Fields {
-            config: self,
-            modern: self.0.has_feature(Feature::VERSION_1),
-        };
+        let fields = self.fields();
 
         for _ in 0..MAX_TRIES {
             let before = self.generation();
@@ -203,32 +197,42 @@ impl<'a> Config<'a> {
         Err(EIO)
     }
 
-    /// Writes a field. May sleep.
+    /// Writes a field, once. May sleep.
     ///
     /// # Errors
     ///
-    /// Those of [`Config::transact`] and [`Transaction::write`].
+    /// [`EBUSY`] as for [`Config::transact`], and those of [`Transaction::write`].
     pub fn write<T: ConfigValue>(&self, field: &Field<T>, value: T) -> Result {
-        self.transact(|fields| fields.write(field, value))
+        self.transact(|fields| fields.write(field, value), |_| Ok(()))
     }
 
-    /// Writes and reads fields that belong together, such as one by which the driver selects what
-    /// others tell. Not within another one.
+    /// Writes fields, and then reads what they select. Not within another one.
     ///
-    /// Who else writes waits, and the device is not suspended meanwhile. As for
-    /// [`Config::snapshot`], `access` is called again, with all that it writes, if the device
-    /// changed its configuration meanwhile. May sleep.
+    /// Who else writes waits, and the device is not suspended meanwhile. What is written is written
+    /// once: to a device that counts that as a change it would be a change each time. `read` is
+    /// called again as by [`Config::snapshot`]. May sleep.
     ///
     /// # Errors
     ///
     /// [`EBUSY`] if the device is suspended, or a request to suspend or resume it is under way
-    /// (rule D6), or it is not in operation; the probe may write. [`EIO`] as for
-    /// [`Config::snapshot`], and those of `access`.
-    pub fn transact<R>(&self, access: impl Fn(&Transaction<'_, '_>) -> Result<R>) -> Result<R> {
-        self.0
-            .common()
-            .controller
-            .while_running(|| self.snapshot(|fields| access(&Transaction(fields))))?
+    /// (rule D6), or it is not in operation; the probe may write. Those of `write`, and those of
+    /// [`Config::snapshot`].
+    pub fn transact<R>(
+        &self,
+        write: impl FnOnce(&Transaction<'_, '_>) -> Result,
+        read: impl Fn(&Fields<'_>) -> Result<R>,
+    ) -> Result<R> {
+        self.0.common().controller.while_running(|| {
+            write(&Transaction(&self.fields()))?;
+            self.snapshot(read)
+        })?
+    }
+
+    fn fields(&self) -> Fields<'_> {
+        Fields {
+            config: self,
+            modern: self.0.has_feature(Feature::VERSION_1),
+        }
     }
 
     fn generation(&self) -> u32 {
@@ -318,16 +322,8 @@ impl Fields<'_> {
     }
 }
 
-/// The fields of a configuration space, to be written and read together: see [`Config::transact`].
+/// The fields of a configuration space, to be written: see [`Config::transact`].
 pub struct Transaction<'a, 'b>(&'a Fields<'b>);
-
-impl<'b> Deref for Transaction<'_, 'b> {
-    type Target = Fields<'b>;
-
-    fn deref(&self) -> &Fields<'b> {
-        self.0
-    }
-}
 
 impl Transaction<'_, '_> {
     /// Writes a field. May sleep.
@@ -336,11 +332,12 @@ impl Transaction<'_, '_> {
     ///
     /// [`EACCES`] if the field can't be written; and as for [`Fields::read`].
     pub fn write<T: ConfigValue>(&self, field: &Field<T>, value: T) -> Result {
-        self.check(field)?;
+        let Self(fields) = self;
+        fields.check(field)?;
         if !field.writable {
             return Err(EACCES);
         }
-        value.write(self.config, field.offset, self.modern);
+        value.write(fields.config, field.offset, fields.modern);
         Ok(())
     }
 }

@@ -52,6 +52,8 @@ def suspended(mode):
         node.write(EV_LED, LED_SCROLLL, 1)
         node.write(EV_LED, LED_SCROLLL, 0)
         sleep(mode)
+        # What was written is reported with the end of what the reset has released.
+        node.read()
         goes_on(aim, node)
         expect(aim.dev.counts(), counts, "suspends, resumes and failures")
 

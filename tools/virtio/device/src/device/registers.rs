@@ -62,6 +62,8 @@ impl Device {
                 self.judge.access(Access::ConfigWrite(offset), &view, now);
                 if !self.machine.is_frozen() {
                     self.device.write_config(offset, data);
+                    // It may count that as a change, and QEMU's do.
+                    self.common.config_generation = self.common.config_generation.wrapping_add(1);
                 }
             }
             common::NOTIFY_OFFSET => {
