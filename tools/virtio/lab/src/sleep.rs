@@ -56,7 +56,6 @@ const DEBUG_CASES: &[&str] = &[
     "deep: an input device: *",
     "deep: requests *",
     "deep: something to be written *",
-    "requests that a disk has *",
     "a disk that does not finish *",
 ];
 
