@@ -7,7 +7,6 @@ EXT_BLK_CYCLES says how often under load: 25 times by default, 8 on a slow kerne
 """
 
 import contextlib
-import errno
 import fcntl
 import functools
 import mmap
@@ -42,6 +41,7 @@ from suspend_lib import (
     require,
     run,
     sh,
+    switch_processor,
     wait_for,
     within,
 )
@@ -183,26 +183,10 @@ def schedulers(path):
     return [functools.partial(path.write_text, name.strip("[]")) for name in found]
 
 
-def switch(path, state):
-    """Takes a processor off the guest, or brings it back."""
-
-    def done():
-        try:
-            path.write_text(state)
-        except OSError as error:
-            # On a busy machine it is refused once in some hundred times, and not the next time.
-            require(error.errno == errno.EBUSY, f"{path}: {error}")
-            print(f"# {path}: {error}", flush=True)
-            return False
-        return True
-
-    wait_for(done, f"{path} is {state}", 5 * PROMPT)
-
-
 def processors(*states):
     """Steps that take all processors but one off the guest, and bring them back."""
     found = sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/online"))
-    return [functools.partial(switch, path, state) for state in states for path in found]
+    return [functools.partial(switch_processor, path, state) for state in states for path in found]
 
 
 def read_partitions(path):

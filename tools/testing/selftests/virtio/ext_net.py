@@ -8,7 +8,6 @@ device is suspended under load: 25 times by default, 8 on a slow kernel.
 
 import os
 import random
-import subprocess
 import time
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from suspend_lib import (
     require,
     run,
     sh,
+    switch_processor,
     wait_for,
 )
 
@@ -77,9 +77,7 @@ def messages():
     with network() as (one, other):
         expect(one.ping(other), 0, "lost pings")
         command = ["ip", "monitor", "link", "address", "route"]
-        with inside(one.namespace):
-            monitor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        with monitor:
+        with one.start(*command) as monitor:
             time.sleep(0.5)
             one.device.request("suspend")
             time.sleep(2)
@@ -99,9 +97,7 @@ def late():
         before = one.report()["tx"]["packets"]
         command = ["ping", "-q", "-i", "0.1", "-c", "30", "-W", str(int(20 * PROMPT)),
                    other.address]  # fmt: skip
-        with inside(one.namespace):
-            ping = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        with ping:
+        with one.start(*command) as ping:
             wait_for(lambda: one.report()["tx"]["packets"] > before, "pings are sent", 20 * PROMPT)
             one.device.request("suspend")
             wait_for(lambda: waiting(one) >= 5, "pings wait", 20 * PROMPT)
@@ -141,10 +137,10 @@ def tcp(cycles):
 CPU = Path("/sys/devices/system/cpu/cpu1/online")
 
 
-def switch_processor(_):
+def switch_second(_):
     """Takes the second processor off, or back."""
     if CPU.exists():
-        CPU.write_text("0" if CPU.read_text().strip() == "1" else "1")
+        switch_processor(CPU, "0" if CPU.read_text().strip() == "1" else "1")
 
 
 # What is done to an end while it is suspended or runs. Some of it is refused while suspended.
@@ -163,7 +159,7 @@ CHANGES = (
                         "5", check=False),
     lambda end: end.run("ip", "link", "delete", "v5", check=False),
     lambda end: end.run("ethtool", "-L", INTERFACE, "combined", random.choice("12"), check=False),
-    switch_processor,
+    switch_second,
 )  # fmt: skip
 
 
@@ -189,7 +185,7 @@ def churn(cycles):
                 stream.moves()
         finally:
             if CPU.exists():
-                CPU.write_text("1")
+                switch_processor(CPU, "1")
         stream.finish()
         print(f"# {stream.bytes} bytes")
         expect(sum(end.device.number("suspends") for end in ends), cycles, "suspends")

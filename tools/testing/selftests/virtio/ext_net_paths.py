@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from ext_net_lib import (
     udp_at,
     waiting,
 )
-from net_lib import INTERFACE, enter, inside, is_up
+from net_lib import INTERFACE, enter, is_up
 from suspend_lib import PROMPT, Child, case, errno_name, expect, require, run, sh, wait_for
 
 # As in ext_net.py.
@@ -55,8 +54,7 @@ class Pings:
                 "dev", interface, "nud", "permanent")  # fmt: skip
         command = ["ping", "-q", "-i", "0.05", "-c", str(count), "-W", str(int(5 * PROMPT)),
                    other.address]  # fmt: skip
-        with inside(one.namespace):
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = one.start(*command)
 
     def wait_in(self, end):
         """Waits until they wait in the queueing disciplines of an end, as many as ping lets."""

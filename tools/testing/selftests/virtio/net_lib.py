@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import struct
+import subprocess
 from pathlib import Path
 
 from suspend_lib import BUS, PROMPT, Mailbox, Skip, expect, require, sh, wait_for
@@ -97,6 +98,11 @@ class End:
         """Runs a command in the namespace, see `inside`."""
         with inside(self.namespace):
             return sh(*command, **options)
+
+    def start(self, *command):
+        """Starts a command in the namespace, see `inside`; its output is to be read."""
+        with inside(self.namespace):
+            return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def run_with_sysfs(self, *command):
         """The same with a /sys that shows the interfaces of the namespace, which takes longer."""

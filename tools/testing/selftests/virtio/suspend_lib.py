@@ -359,6 +359,22 @@ def sh(*command, check=True, timeout=60 * SLOWNESS * SHARE, input=None):
     return result.stdout
 
 
+def switch_processor(online, state):
+    """Takes a processor off, or brings it back, by its file; "0" or "1"."""
+
+    def done():
+        try:
+            online.write_text(state)
+        except OSError as error:
+            # On a busy machine it is refused once in some hundred times, and not the next time.
+            require(error.errno == errno.EBUSY, f"{online}: {error}")
+            print(f"# {online}: {error}", flush=True)
+            return False
+        return True
+
+    wait_for(done, f"{online} is {state}", 5 * PROMPT)
+
+
 _devices = []
 
 
