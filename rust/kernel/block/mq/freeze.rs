@@ -32,6 +32,9 @@ enum State {
 
 /// A request queue that can be frozen, by one user: it does not count.
 ///
+/// Its work is no [`Later`](crate::suspend::Later): that is for a device which is bound, and ends
+/// when it is unbound, while a disk stays until the last who has opened it is gone.
+///
 /// # Invariants
 ///
 /// `queue` is a valid request queue until [`Freeze::close`] has returned. It is frozen once for
