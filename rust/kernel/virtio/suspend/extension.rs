@@ -27,6 +27,8 @@
 mod binding;
 #[path = "extension/bus.rs"]
 mod bus;
+#[path = "extension/child.rs"]
+mod child;
 #[path = "extension/disk.rs"]
 mod disk;
 #[path = "extension/front.rs"]

@@ -8,6 +8,7 @@ use kernel::{
 };
 
 use super::{
+    child::Child,
     Foreign,
     Gate,
     Virtqueues, //
@@ -17,7 +18,6 @@ use crate::{
         self,
         gendisk, //
     },
-    device::Child,
     suspend::{
         failure::Failure,
         patience::Patience, //

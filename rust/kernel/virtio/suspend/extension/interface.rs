@@ -11,6 +11,7 @@ use kernel::{
 
 use super::{
     bus::as_bound,
+    child::Child,
     Foreign,
     Gate,
     Virtqueues, //
@@ -20,7 +21,6 @@ use crate::{
         self,
         net_device, //
     },
-    device::Child,
     suspend::{
         failure::Failure,
         patience::Patience, //
