@@ -68,6 +68,7 @@ use virtio::{
     Driver,
     Feature,
     IdTable,
+    LendBox,
     VirtQueue,
     VirtQueueGuard, //
 };
@@ -79,7 +80,7 @@ const MAX_EVENTS: usize = 64;
 /// and the period of repeating.
 const MAX_DUE: usize = 32;
 
-type EventBuffer = KBox<Buffer>;
+type EventBuffer = LendBox<Buffer>;
 
 /// The virtqueues.
 #[derive(Clone, Copy)]

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/blkdev.h>
+#include <linux/mm.h>
 #include <linux/nospec.h>
 #include <linux/pci.h>
 #include <linux/rcupdate.h>
+#include <linux/scatterlist.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/virtio_config.h>
@@ -227,6 +229,16 @@ bool rust_virtio_helper_fatal_signal_pending(void)
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size)
 {
 	return array_index_nospec(index, size);
+}
+
+void *rust_virtio_helper_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+void rust_virtio_helper_sg_unmark_end(struct scatterlist *sg)
+{
+	sg_unmark_end(sg);
 }
 
 void rust_virtio_helper_ida_init(struct ida *ida)

@@ -100,6 +100,9 @@ void rust_virtio_helper_ndo_vlan_rx_kill_vid(const struct net_device_ops *ops,
 					     struct net_device *dev, u16 vid);
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
 
+void *rust_virtio_helper_page_address(struct page *page);
+void rust_virtio_helper_sg_unmark_end(struct scatterlist *sg);
+
 void rust_virtio_helper_ida_init(struct ida *ida);
 
 void rust_virtio_helper_rq_set_special_payload(struct request *rq, void *payload,

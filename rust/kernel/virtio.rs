@@ -79,6 +79,12 @@ pub mod virtio_input;
 
 pub use self::buffer::{
     Buffer,
+    DmaBytes,
+    DmaMemory,
+    DmaPages,
+    Lend,
+    LendBox,
+    Lists,
     Parts,
     Token, //
 };

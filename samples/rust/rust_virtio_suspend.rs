@@ -32,18 +32,19 @@ use virtio::{
     DeviceId,
     Driver,
     IdTable,
+    LendBox,
     VirtQueue, //
 };
 
 struct SampleDriver;
 
 struct SampleData {
-    queue: Arc<VirtQueue<KBox<Buffer>>>,
+    queue: Arc<VirtQueue<LendBox<Buffer>>>,
 }
 
 impl SampleData {
     /// Gives the device a buffer unless it has one. Dropped, if the device is suspended.
-    fn request(&self, buffer: KBox<Buffer>) {
+    fn request(&self, buffer: LendBox<Buffer>) {
         let mut queue = self.queue.lock();
         if queue.outstanding() == 0 && queue.add(buffer).is_ok() {
             queue.kick();

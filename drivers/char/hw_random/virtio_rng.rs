@@ -52,6 +52,7 @@ use virtio::{
     DeviceId,
     Driver,
     IdTable,
+    LendBox,
     VirtQueue, //
 };
 
@@ -72,7 +73,7 @@ const PATIENCE_SUSPENDED_MS: u32 = 50;
 /// What the device has delivered.
 struct Delivered {
     /// The buffer, unless the device has it.
-    buffer: Option<KBox<Buffer>>,
+    buffer: Option<LendBox<Buffer>>,
     /// How many bytes the device has written.
     len: usize,
     /// How many of them have been read.
@@ -84,7 +85,7 @@ struct Delivered {
 /// A source of entropy: the part of a device that the readers know.
 #[pin_data]
 struct Entropy {
-    queue: Arc<VirtQueue<KBox<Buffer>>>,
+    queue: Arc<VirtQueue<LendBox<Buffer>>>,
     /// Taken before the lock of `queue`.
     #[pin]
     delivered: SpinLockIrq<Delivered>,
@@ -97,7 +98,7 @@ struct Entropy {
 }
 
 impl Entropy {
-    fn new(queue: Arc<VirtQueue<KBox<Buffer>>>) -> Result<Arc<Self>> {
+    fn new(queue: Arc<VirtQueue<LendBox<Buffer>>>) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
                 queue,

@@ -27,7 +27,8 @@ use crate::{
         Segments, //
     },
     buffer::{
-        Parts,
+        private::Sealed,
+        Lists,
         Token, //
     },
 };
@@ -106,6 +107,8 @@ where
     }
 }
 
+impl<T: Operations> Sealed for Request<T> {}
+
 // SAFETY:
 // - `Request::from_raw` undoes `Request::into_raw`.
 // - Header and status are in the PDU, which is in the linear mapping; the block layer has found the
@@ -131,17 +134,17 @@ where
     }
 
     #[inline]
-    fn parts(&mut self, parts: &mut Parts) -> Result {
+    fn lists(&mut self, lists: &mut Lists) -> Result {
         let is_write = self.is_write();
         // SAFETY: Nothing is moved out.
         let command = unsafe { self.pdu_mut().get_unchecked_mut() };
         let data = command.segments.list();
 
-        parts.push_list(NonNull::from(&mut command.header_list), false)?;
+        lists.push(NonNull::from(&mut command.header_list), false)?;
         if let Some(list) = data {
-            parts.push_list(list, !is_write)?;
+            lists.push(list, !is_write)?;
         }
-        parts.push_list(NonNull::from(&mut command.status_list), true)
+        lists.push(NonNull::from(&mut command.status_list), true)
     }
 
     #[inline]

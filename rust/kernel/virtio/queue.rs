@@ -32,7 +32,7 @@ use kernel::{
 use crate::{
     bindings,
     buffer::{
-        Parts,
+        Lists,
         Token, //
     },
     Device, //
@@ -65,7 +65,8 @@ pub struct AddError<T> {
     /// [`ENOSPC`] if the queue is full, [`EBUSY`] if the queue is closed, because the device is
     /// suspended or about to be, or not in operation yet, [`ENODEV`] if the device is no longer the
     /// driver's, [`EIO`] if the queue is broken, [`ENOMEM`] if memory is short, [`EINVAL`] if the
-    /// buffer has no bytes at all or too many.
+    /// buffer has no bytes at all, or more pieces than the queue has entries; and those of
+    /// [`Lend::lend`](crate::Lend::lend).
     pub error: Error,
 }
 
@@ -110,6 +111,8 @@ pub struct VirtQueue<T: Token> {
 
 struct Inner {
     vq: Option<NonNull<bindings::virtqueue>>,
+    /// How many descriptors the ring has.
+    size: u32,
     /// Whether buffers may be made available and notifications sent (rules D4 and D5).
     open: bool,
     /// Whether the device is asked for used buffer notifications.
@@ -145,6 +148,7 @@ impl<T: Token> VirtQueue<T> {
             inner <- SpinLockIrq::new(
                 Inner {
                     vq: None,
+                    size: 0,
                     open: false,
                     callbacks: *notified,
                     outstanding: 0,
@@ -279,13 +283,18 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
             });
         }
 
-        let mut parts = Parts::new();
-        if let Err(error) = token.parts(&mut parts) {
+        let mut lists = Lists::new();
+        if let Err(error) = token.lists(&mut lists) {
             return Err(AddError { token, error });
         }
-        let (lists, readable, writable) = parts.lists();
+        // VIRTIO 1.4, "The Virtqueue Descriptor Table": no chain is longer than the queue, and the
+        // virtio core warns of one.
+        //
+        // CAST: From 32 bits to at least as many.
+        let too_long = lists.entries() > self.inner.size as usize;
+        let (lists, readable, writable) = lists.get();
         // The C functions are not to be called without any part.
-        if lists.is_empty() {
+        if lists.is_empty() || too_long {
             return Err(AddError {
                 token,
                 error: EINVAL,
@@ -297,8 +306,8 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
         // SAFETY:
         // - By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock, which is
         //   held, excludes all other operations on it.
-        // - The scatterlists have been initialised by `Parts`, or are those of the token. The
-        //   virtqueue does not keep them.
+        // - The scatterlists are those of the token, which nothing but `into_raw` has been done
+        //   with since. The virtqueue does not keep them.
         // - The data is a token, by which the virtqueue owns the memory from here on.
         let ret = unsafe {
             bindings::virtqueue_add_sgs(

@@ -82,9 +82,12 @@ impl<T: Token> RawQueue for VirtQueue<T> {
     }
 
     unsafe fn attach(&self, vq: NonNull<bindings::virtqueue>) {
+        // SAFETY: By the safety requirements `vq` is a valid virtqueue.
+        let size = unsafe { bindings::virtqueue_get_vring_size(vq.as_ptr()) };
         // INVARIANT: By the safety requirements, `vq` is a new virtqueue, without any data in it.
         *self.inner.lock() = Inner {
             vq: Some(vq),
+            size,
             open: false,
             callbacks: self.notified,
             outstanding: 0,

@@ -43,7 +43,7 @@ use crate::{
 ///
 /// ```
 /// use kernel::{device::Core, prelude::*, sync::Arc};
-/// use virtio::{Buffer, Device, Driver, VirtQueue};
+/// use virtio::{Buffer, Device, Driver, LendBox, VirtQueue};
 ///
 /// /// By what the driver knows its virtqueues.
 /// #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ use crate::{
 ///     Requests,
 /// }
 ///
-/// fn set_up<T>(dev: &Device<Core<'_>>) -> Result<Arc<VirtQueue<KBox<Buffer>>>>
+/// fn set_up<T>(dev: &Device<Core<'_>>) -> Result<Arc<VirtQueue<LendBox<Buffer>>>>
 /// where
 ///     T: Driver<Queue = Queue> + 'static,
 /// {
