@@ -208,6 +208,13 @@ impl Device<device::Bound> {
             && !status.contains(Status::DEVICE_NEEDS_RESET)
     }
 
+    /// Has [`Driver::poll`] called soon, if it is not about to be. Any context.
+    ///
+    /// [`Driver::poll`]: crate::Driver::poll
+    pub fn schedule_poll(&self) {
+        self.common().poll_work.schedule(self, 0);
+    }
+
     /// Returns whether a device that fails is reset and initialised again, so that it is worth
     /// waiting for.
     pub fn can_recover(&self) -> bool {

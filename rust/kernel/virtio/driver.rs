@@ -248,6 +248,14 @@ pub trait Driver: Sized {
         irq: &LocalInterruptDisabled,
     );
 
+    /// What [`Device::schedule_poll`] has asked for, in process context. May sleep.
+    ///
+    /// It runs once at a time for a device, and not after `stop` has been followed by a reset, or
+    /// while the device is being unbound. If it is asked for while it runs, it runs once more.
+    fn poll(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>) {
+        let _ = (dev, this);
+    }
+
     /// The device is out of operation for good: it has been stopped, and [`start`](Driver::start)
     /// will not follow. Whoever still waits for it is to be told. May sleep.
     fn give_up(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>) {

@@ -426,6 +426,53 @@ impl<'a, T: Token> VirtQueueGuard<'a, T> {
         }
     }
 
+    /// Asks the device for no more used buffer notifications of this queue, for a driver that is
+    /// about to look by itself; some may come all the same.
+    ///
+    /// [`VirtQueueGuard::enable_callbacks`] undoes it, and so does a resume, or a reset.
+    pub fn disable_callbacks(&mut self) {
+        if let Some(vq) = self.inner.vq {
+            // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock,
+            // which is held, excludes all other operations on it.
+            unsafe { bindings::virtqueue_disable_cb(vq.as_ptr()) };
+        }
+    }
+
+    /// Asks the device for used buffer notifications again, and returns whether that is all: if
+    /// not, the device has used buffers meanwhile, of which it may not notify.
+    ///
+    /// So a driver that takes buffers back elsewhere than in [`Driver::used`] has that disable
+    /// notifications and see to it that somebody looks, who takes back what there is, calls this,
+    /// and goes on unless it returns true. That is what NAPI, or work, needs.
+    ///
+    /// Of a device that is suspended it asks nothing, and returns true: `used` is called after the
+    /// resume.
+    ///
+    /// [`Driver::used`]: crate::Driver::used
+    #[must_use]
+    pub fn enable_callbacks(&mut self) -> bool {
+        match self.inner.vq.filter(|_| self.inner.callbacks) {
+            // SAFETY: By the invariants of `VirtQueue`, `vq` is a valid virtqueue, and the lock,
+            // which is held, excludes all other operations on it.
+            Some(vq) => unsafe { bindings::virtqueue_enable_cb(vq.as_ptr()) },
+            None => true,
+        }
+    }
+
+    /// As [`VirtQueueGuard::enable_callbacks`], but asks the device to notify only when it has used
+    /// most of the buffers that it has: for buffers that nobody waits for, such as those of what
+    /// has been sent. One that can't tell how many they are (VIRTIO_F_EVENT_IDX) notifies at once.
+    ///
+    /// Returns false if it has used so many already.
+    #[must_use]
+    pub fn enable_callbacks_delayed(&mut self) -> bool {
+        match self.inner.vq.filter(|_| self.inner.callbacks) {
+            // SAFETY: As in `enable_callbacks`.
+            Some(vq) => unsafe { bindings::virtqueue_enable_cb_delayed(vq.as_ptr()) },
+            None => true,
+        }
+    }
+
     /// Takes back the next buffer that the device has used, if there is one.
     #[inline]
     pub fn get_buf(&mut self) -> Option<Used<T>> {

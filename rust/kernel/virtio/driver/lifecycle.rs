@@ -108,6 +108,9 @@ pub(crate) struct Common {
     /// Tells the driver of a change of the configuration.
     #[pin]
     pub(crate) config_work: Later,
+    /// Has the driver look at its virtqueues.
+    #[pin]
+    pub(crate) poll_work: Later,
     /// Looks what became of a device whose function is reset.
     #[pin]
     pub(super) reset_work: Later,
@@ -161,6 +164,7 @@ impl Common {
     pub(super) fn cancel(&self) {
         self.controller.cancel();
         self.config_work.cancel();
+        self.poll_work.cancel();
         self.reset_work.cancel();
     }
 
@@ -168,6 +172,7 @@ impl Common {
     fn close(&self) {
         self.controller.close();
         self.config_work.close();
+        self.poll_work.close();
         self.reset_work.close();
     }
 }
@@ -313,6 +318,14 @@ impl<T: Driver + 'static> Adapter<T> {
         }
     }
 
+    /// The driver has asked for it.
+    fn poll_work(dev: &Device<Bound>) {
+        if dev.common().live.load(Acquire) {
+            // SAFETY: As in `config_work`.
+            unsafe { Self::with_data(dev, |data| T::poll(dev, data)) };
+        }
+    }
+
     /// # Safety
     ///
     /// As for `Ops::stop`.
@@ -365,6 +378,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     spread_queues: Atomic::new(false),
                     controller <- suspend::Controller::new(revision, Self::look),
                     config_work <- Later::new(Self::config_work),
+                    poll_work <- Later::new(Self::poll_work),
                     reset_work <- Later::new(Self::reset_work),
                     config_held: Atomic::new(false),
                     live: Atomic::new(false),
