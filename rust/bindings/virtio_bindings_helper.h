@@ -18,6 +18,7 @@
 #include <uapi/linux/virtio_blk.h>
 #include <uapi/linux/virtio_ids.h>
 #include <uapi/linux/virtio_input.h>
+#include <uapi/linux/virtio_net.h>
 #include <uapi/linux/virtio_ring.h>
 
 #include "../helpers/virtio.h"

@@ -63,6 +63,8 @@ mod features;
 pub mod hw_random;
 #[path = "input.rs"]
 pub mod input;
+#[path = "virtio/net.rs"]
+pub mod net;
 #[path = "virtio/parameter.rs"]
 #[doc(hidden)]
 pub mod parameter;
@@ -94,7 +96,8 @@ pub use self::driver::{
     Adapter,
     DeviceId,
     Driver,
-    IdTable, //
+    IdTable,
+    Negotiation, //
 };
 pub use self::features::Feature;
 pub use self::queue::{

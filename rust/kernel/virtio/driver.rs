@@ -25,6 +25,8 @@ mod freeze;
 mod keys;
 #[path = "driver/lifecycle.rs"]
 mod lifecycle;
+#[path = "driver/negotiation.rs"]
+mod negotiation;
 #[path = "driver/registration.rs"]
 mod registration;
 #[path = "driver/resets.rs"]
@@ -34,6 +36,7 @@ pub(crate) use self::lifecycle::{
     common_of,
     Common, //
 };
+pub use self::negotiation::Negotiation;
 pub use self::registration::Adapter;
 pub(crate) use self::registration::{
     init_registry,
@@ -174,6 +177,17 @@ pub trait Driver: Sized {
 
     /// The features that the driver knows, apart from those of the transport and SUSPEND.
     const FEATURES: &'static [Feature] = &[];
+
+    /// Looks at a device before its features are settled: one that offers what can't be is told
+    /// that the driver does without that feature, or refused. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// Those of the driver: the device is not probed then.
+    fn validate(dev: &Negotiation<'_>) -> Result {
+        let _ = dev;
+        Ok(())
+    }
 
     /// Driver probe. May sleep.
     ///

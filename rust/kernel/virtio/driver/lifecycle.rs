@@ -252,7 +252,7 @@ impl<T: Driver + 'static> Adapter<T> {
     }
 
     /// Whether the driver knows a feature bit 42 of its device type.
-    const HAS_42: bool = {
+    pub(super) const HAS_42: bool = {
         let mut found = false;
         let mut i = 0;
         while i < T::FEATURES.len() {
@@ -341,21 +341,6 @@ impl<T: Driver + 'static> Adapter<T> {
     unsafe fn restart_locked(dev: &Device<Bound>) -> Result {
         // SAFETY: As in `stop_locked`.
         Self::restart(unsafe { Self::core(dev.as_raw()) })
-    }
-
-    pub(super) extern "C" fn validate_callback(vdev: *mut bindings::virtio_device) -> c_int {
-        // SAFETY: The virtio core calls this with the valid device that it is about to probe.
-        let dev = unsafe { Self::core(vdev) };
-
-        // Its registers can't be read meanwhile, and nothing that is written to them stays.
-        resets::wait(dev);
-        from_result(|| {
-            dev.revive()?;
-            if T::Suspend::SUPPORTED {
-                suspend::negotiate(dev, Self::HAS_42);
-            }
-            Ok(0)
-        })
     }
 
     pub(super) extern "C" fn probe_callback(vdev: *mut bindings::virtio_device) -> c_int {
