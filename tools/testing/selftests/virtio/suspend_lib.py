@@ -416,12 +416,14 @@ class Modules:
     """
 
     CORE, DRIVER, SAMPLE = "rust_virtio", "virtio_rng", "rust_virtio_suspend"
+    REFLECTOR = "rust_virtio_reflector"
     BLOCK, INPUT = "virtio_blk", "virtio_input"
     DIRECTORIES = {
         DRIVER: "drivers/char/hw_random",
         BLOCK: "drivers/block",
         INPUT: "drivers/input",
         SAMPLE: "samples/rust",
+        REFLECTOR: "samples/rust",
         CORE: "",
     }
     # Parameters of the core, which are fixed when it is loaded.
@@ -516,7 +518,8 @@ class Modules:
             self.insert(self.INPUT)
 
     def unload(self):
-        for name in (self.INPUT, self.BLOCK, self.SAMPLE, self.DRIVER, self.CORE):
+        samples = (self.SAMPLE, self.REFLECTOR)
+        for name in (self.INPUT, self.BLOCK, *samples, self.DRIVER, self.CORE):
             self.remove(name)
 
 
