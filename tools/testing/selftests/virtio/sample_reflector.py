@@ -32,6 +32,8 @@ MAX_MTU, MAX_FRAMES = 9000, 64
 ETHERTYPE = 0x88B5
 ETHERNET = struct.Struct("!6s6sH")
 HEADER = ETHERNET.size
+# Which Python has no name for.
+SO_RCVBUFFORCE = 33
 # The smallest frame, and those with so many pages.
 LENGTHS = (HEADER, 60, 1514, 4095, 4096, 4097, 8192, 8193, MAX_MTU + HEADER)
 
@@ -46,6 +48,8 @@ class Reflector:
         with inside(near.namespace):
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             self.socket.bind((INTERFACE, ETHERTYPE))
+            # Room for all that is under way, if nobody reads for a while.
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
         self.own = self.socket.getsockname()[4]
         self.random = random.Random(1)
 
@@ -154,8 +158,8 @@ def not_addressed():
 def stream():
     with reflector() as sample:
         sample.stream(4 * MAX_FRAMES)
-        counts = sample.far.report()
-        expect(counts["rx"]["packets"], counts["tx"]["packets"], "frames sent back")
+        # What else comes, such as what the kernel looks for neighbours with, does not go back.
+        expect(sample.far.report()["tx"]["packets"], 4 * MAX_FRAMES, "frames sent back")
 
 
 @case("a burst is polled: few notifications, {how} EVENT_IDX", how=("with", "without"))
