@@ -46,7 +46,9 @@ impl Machine {
     /// The arguments that give QEMU its devices, of which the disks are in a directory.
     ///
     /// A source of entropy; three disks, of which the second has a thread of its own where that can
-    /// be, and the third offers no SUSPEND; a network device to the host, and two on a cable.
+    /// be, and the third offers no SUSPEND; a network device to the host, and two on a cable. On PCI
+    /// the first two disks are behind ports of their own, because only there has a function a power
+    /// management capability. The first keeps its state while it is in D3hot (No_Soft_Reset).
     pub fn devices(self, disks: &Path) -> Vec<String> {
         let disks = disks.display();
         let on_pci = self.is_pci();
@@ -63,6 +65,10 @@ impl Machine {
         // Else the judge does not see what is notified in vain: it goes to an eventfd.
         let seen = if on_pci { ",ioeventfd=off" } else { "" };
         let thread = if on_pci { ",iothread=thread" } else { "" };
+        let [keeps, resets] = match on_pci {
+            true => [",bus=port0,x-pcie-pm-no-soft-reset=on", ",bus=port1"],
+            false => [""; 2],
+        };
         let mut args: Vec<String> = Vec::new();
         let mut add = |words: [String; 2]| args.extend(words);
         add(["-global", "virtio-mmio.force-legacy=false"].map(str::to_string));
@@ -75,14 +81,22 @@ impl Machine {
                 format!("driver={format},node-name={name},{file}"),
             ]);
         }
+        if on_pci {
+            for number in [0, 1] {
+                add([
+                    "-device".into(),
+                    format!("pcie-root-port,id=port{number},chassis={number}"),
+                ]);
+            }
+        }
         add(device("rng", "id=rng0"));
         add(device(
             "blk",
-            &format!("id=disk0,drive=disk0,serial=disk0,num-queues=2{seen}"),
+            &format!("id=disk0,drive=disk0,serial=disk0,num-queues=2{seen}{keeps}"),
         ));
         add(device(
             "blk",
-            &format!("id=disk1,drive=disk1,serial=disk1,num-queues=2{thread}"),
+            &format!("id=disk1,drive=disk1,serial=disk1,num-queues=2{thread}{resets}"),
         ));
         add(any_device(
             "blk",
@@ -94,11 +108,14 @@ impl Machine {
             &format!("id=net0,netdev=user0,mac=52:54:00:00:00:00{seen}"),
         ));
         for number in [1, 2] {
-            add(["-netdev".into(), format!("hubport,id=port{number},hubid=1")]);
+            add([
+                "-netdev".into(),
+                format!("hubport,id=cable{number},hubid=1"),
+            ]);
             let mac = format!("mac=52:54:00:00:00:0{number}");
             add(device(
                 "net",
-                &format!("id=net{number},netdev=port{number},{mac}{seen}"),
+                &format!("id=net{number},netdev=cable{number},{mac}{seen}"),
             ));
         }
         add(["-trace", "virtio_suspend_end"].map(str::to_string));
@@ -156,6 +173,9 @@ mod tests {
                 if packed { 7 } else { 0 },
                 "{args}"
             );
+            let ports = if machine.is_pci() { 2 } else { 0 };
+            assert_eq!(args.matches("pcie-root-port").count(), ports, "{args}");
+            assert_eq!(args.matches("bus=port").count(), ports, "{args}");
         }
     }
 }

@@ -44,6 +44,7 @@ mod stock;
 mod suite;
 mod tally;
 mod tree;
+mod waker;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};

@@ -16,6 +16,7 @@ use crate::machine::{Disk, Machine, DISKS};
 use crate::process::tail;
 use crate::qmp::Monitor;
 use crate::tree::RunDir;
+use crate::waker::Waker;
 use anyhow::{bail, ensure, Context, Result};
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -24,6 +25,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,6 +68,8 @@ struct State {
     monitor: Option<Monitor>,
     /// Of a server that returns what it is sent.
     port: Option<u16>,
+    /// Of the guest in the QEMU that runs it now.
+    waker: Option<Waker>,
 }
 
 /// A QEMU that is running.
@@ -105,10 +109,11 @@ enum Request {
     Load {},
     /// The port of a server that returns what it is sent.
     Server {},
-    /// Writes nonsense into the available ring of a split virtqueue.
+    /// Writes nonsense into a virtqueue.
     Corrupt {
         device: String,
         queue: u64,
+        packed: bool,
     },
 }
 
@@ -149,7 +154,7 @@ impl Host {
         let stdin = child.stdin.take().context("QEMU has no standard input")?;
         self.with_state(|state| {
             let monitor = state.monitor.take().context("QEMU has no monitor")?;
-            state.current = Some(Qemu {
+            state.run_in(Qemu {
                 child: None,
                 pid: child.id(),
                 stdin,
@@ -165,9 +170,18 @@ impl Host {
         self.with_state(State::end);
     }
 
-    /// Carries out what a line asks for, if it does.
+    /// Whether the guest and its QEMUs agree on how often it has slept.
+    pub fn has_slept(&self) -> Result<()> {
+        self.with_state(|state| state.waker.as_ref().map_or(Ok(()), Waker::end))
+    }
+
+    /// Carries out what a line asks for, if it does, and wakes a guest that says that it sleeps.
     pub fn line(&self, line: &str) -> Result<bool> {
         let Some(text) = line.trim_start_matches("# ").strip_prefix(ASKS) else {
+            self.with_state(|state| match &mut state.waker {
+                Some(waker) => waker.line(line),
+                None => Ok(()),
+            })?;
             return Ok(false);
         };
         self.with_state(|state| {
@@ -215,8 +229,18 @@ impl State {
                 self.port = Some(port);
                 Ok(port.into())
             }
-            Request::Corrupt { device, queue } => self.corrupt(&device, queue),
+            Request::Corrupt {
+                device,
+                queue,
+                packed,
+            } => self.corrupt(&device, queue, packed),
         }
+    }
+
+    /// The guest runs there from now on.
+    fn run_in(&mut self, qemu: Qemu) {
+        self.waker = Some(Waker::new(qemu.monitor.clone()));
+        self.current = Some(qemu);
     }
 
     fn current(&self) -> Result<&Qemu> {
@@ -277,7 +301,7 @@ impl State {
             }
             let mut to = self.start(&args, terminal, &uri)?;
             let arrived = to.wait_until_running();
-            self.current = Some(to);
+            self.run_in(to);
             arrived?;
             let size = file.metadata().context("there is no file")?.len();
             fs::remove_file(&file).context("can't remove the file")?;
@@ -303,7 +327,7 @@ impl State {
         let seconds = started.elapsed().as_secs_f64();
         current.quit()?;
         let told = json!({ "from": current.pid, "to": to.pid, "seconds": seconds });
-        self.current = Some(to);
+        self.run_in(to);
         Ok(told)
     }
 
@@ -352,8 +376,9 @@ impl State {
         Ok(json!({ "devices": devices, "suspends": suspends }))
     }
 
-    /// Writes an index into an available ring that can't be.
-    fn corrupt(&self, device: &str, queue: u64) -> Result<Value> {
+    /// Makes available what can't be: more than the ring has room for, or, in a packed virtqueue, a
+    /// table of descriptors that ends within one.
+    fn corrupt(&self, device: &str, queue: u64, packed: bool) -> Result<Value> {
         let current = self.current()?;
         let monitor = &current.monitor;
         let all = monitor.execute("x-query-virtio", json!({}))?;
@@ -365,9 +390,17 @@ impl State {
             "x-query-virtio-queue-status",
             json!({ "path": path, "queue": queue }),
         )?;
+        let number = |name: &str| status[name].as_u64().context("no such ring");
         // Memory begins at 0, and this machine has no hole in it.
-        let address = status["vring-avail"].as_u64().context("no such ring")?;
-        current.write_memory(address + 2, &[0x5a, 0x5a])?;
+        let memory = current.memory()?;
+        if packed {
+            let descriptor = number("vring-desc")? + 16 * number("last-avail-idx")?;
+            let mut old = [0; 16];
+            memory.read_exact_at(&mut old, descriptor)?;
+            memory.write_all_at(&unusable(&old), descriptor)?;
+        } else {
+            memory.write_all_at(&[0x5a, 0x5a], number("vring-avail")? + 2)?;
+        }
         Ok(json!({}))
     }
 
@@ -454,22 +487,38 @@ impl Qemu {
         }
     }
 
-    /// Writes into the guest's memory, of which QEMU has a file.
-    fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<()> {
+    /// The guest's memory, of which QEMU has a file.
+    fn memory(&self) -> Result<File> {
         let directory = format!("/proc/{}/fd", self.pid);
         for entry in fs::read_dir(directory).context("can't see what QEMU has open")? {
             let path = entry.context("can't see what QEMU has open")?.path();
             let is_memory = fs::read_link(&path)
                 .is_ok_and(|target| target.to_string_lossy().contains("memory-backend-memfd"));
             if is_memory {
-                let file = File::options().write(true).open(&path);
-                let file = file.context("can't open the guest's memory")?;
-                return std::os::unix::fs::FileExt::write_all_at(&file, bytes, address)
-                    .context("can't write into the guest's memory");
+                let file = File::options().read(true).write(true).open(&path);
+                return file.context("can't open the guest's memory");
             }
         }
         bail!("QEMU has no file of the guest's memory")
     }
+}
+
+/// An available descriptor of a packed virtqueue that no device can use, in the place of one that has
+/// been used, or never been available.
+fn unusable(old: &[u8; 16]) -> [u8; 16] {
+    const INDIRECT: u16 = 1 << 2;
+    const AVAIL: u16 = 1 << 7;
+    const USED: u16 = 1 << 15;
+    let flags = u16::from_le_bytes([old[14], old[15]]);
+    // What is used has both bits alike, which are the other way round the next time.
+    let flags = match flags & USED {
+        0 => INDIRECT | AVAIL,
+        _ => INDIRECT | USED,
+    };
+    let mut new = [0; 16];
+    new[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    new[14..].copy_from_slice(&flags.to_le_bytes());
+    new
 }
 
 /// Arguments with texts in them changed, each of which has to be there.
@@ -610,6 +659,18 @@ mod tests {
         let change = |from: &str| [(from.to_string(), "x".to_string())];
         assert_eq!(changed(&args, &change("suspend=1.4")).unwrap()[1], "a,x");
         assert!(changed(&args, &change("suspend=2")).is_err());
+    }
+
+    #[test]
+    fn descriptors_that_cannot_be_used() {
+        // avail and used are different, and avail is what the device expects next.
+        for (old, expected) in [(0x0000_u16, 0x0084_u16), (0x8080, 0x8004)] {
+            let mut descriptor = [0x11; 16];
+            descriptor[14..].copy_from_slice(&old.to_le_bytes());
+            let new = unusable(&descriptor);
+            assert_eq!(new[14..], expected.to_le_bytes());
+            assert_eq!(new[8..12], [1, 0, 0, 0]);
+        }
     }
 
     #[test]
