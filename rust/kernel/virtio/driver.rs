@@ -279,7 +279,8 @@ pub trait Driver: Sized {
     /// Configuration change notification. May sleep.
     ///
     /// While the device is suspended the notification is held back (rule D12). One call can stand
-    /// for several changes.
+    /// for several changes. A suspend waits for it, whatever its deadline: it must not wait for
+    /// anything that the device has.
     fn config_changed(dev: &Device<Bound>, this: Pin<&Self::Data<'_>>) {
         let _ = (dev, this);
     }

@@ -136,6 +136,12 @@ impl Later {
         unsafe { bindings::mod_delayed_work(workqueue(), self.work.get(), 0) };
     }
 
+    /// Has the work done at once if it is pending, and waits until it is done. May sleep.
+    pub(crate) fn flush(&self) {
+        // SAFETY: The work has been initialised.
+        unsafe { bindings::flush_delayed_work(self.work.get()) };
+    }
+
     /// Cancels the work, and waits for it if it runs. May sleep.
     pub(crate) fn cancel(&self) {
         // SAFETY: The work has been initialised.

@@ -37,6 +37,8 @@ impl Operations for Common {
         self.for_each_queue(|_, queue| queue.set_open(false));
         dev.hold_config_changes();
         self.config_held.xchg(true, Full);
+        // What the driver has heard of before, it looks at before SUSPEND is written (D3).
+        self.config_work.flush();
         Ok(())
     }
 

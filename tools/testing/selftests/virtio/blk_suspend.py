@@ -401,6 +401,27 @@ def out_of_reach(revision):
     expect(target.dev.number("recoveries"), 0, "recoveries")
 
 
+@case("a configuration change that was heard of before is looked at before SUSPEND is written")
+def change_before(cycles=20):
+    target = disk()
+    # The driver must not look while the device has not answered yet, which the judge sees (D3).
+    target.mailbox.set(delay_suspend_ms=20)
+    target.mailbox.clear()
+
+    def change():
+        while True:
+            target.mailbox.command("fault-now", fault="config-change")
+
+    child = Child(change)
+    for _ in range(cycles):
+        cycle(target)
+    child.kill()
+    counters = target.mailbox.counters()
+    require(counters["config_notifications"] > cycles, "a change was not notified")
+    expect(counters["suspends"], cycles, "suspends")
+    works(target)
+
+
 @case("a configuration change notified while suspended is handled after the resume")
 def notified_early():
     target = disk()
