@@ -4,9 +4,11 @@
 //!
 //! A test that sets a fault and sees nothing go wrong has shown nothing if the fault did not
 //! happen. So a fault that is taken back without having taken effect is remembered, and `stats`
-//! tells it.
+//! tells it; but for those of a device that this one is like, which belong together.
 
-use crate::fault::{Fault, Faults, Name};
+use crate::fault::{Fault, Name};
+use crate::like::Like;
+use crate::settings::Settings;
 
 /// How many faults are listed of each kind: the mailbox has room for so many.
 const LISTED: usize = 16;
@@ -14,40 +16,55 @@ const LISTED: usize = 16;
 /// The faults that are set, each with whether it took effect, and those that never did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Armed {
-    set: Vec<(Fault, bool)>,
+    set: Vec<Entry>,
     idle: Vec<String>,
 }
 
+/// A fault that is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    fault: Fault,
+    took_effect: bool,
+    /// Whether somebody asked for this very one.
+    is_asked_for: bool,
+}
+
 impl Armed {
-    /// These are set, none of which has taken effect.
-    pub fn new(faults: &Faults) -> Self {
-        Self {
-            set: faults.iter().map(|fault| (*fault, false)).collect(),
-            idle: Vec::new(),
-        }
+    /// The faults of these settings are set, none of which has taken effect.
+    pub fn new(settings: &Settings) -> Self {
+        let mut new = Self::default();
+        new.change(settings);
+        new
     }
 
-    /// From now on these are set. One that was set before stays what it is.
-    pub fn change(&mut self, faults: &Faults) {
+    /// From now on those of these settings are set. One that was set before stays what it is.
+    pub fn change(&mut self, settings: &Settings) {
+        let belong = settings.like.map(Like::faults).unwrap_or_default();
         let before = std::mem::take(&mut self.set);
-        for fault in faults.iter() {
-            let took = before.iter().any(|(old, took)| old == fault && *took);
-            self.set.push((*fault, took));
+        for fault in settings.faults.iter() {
+            self.set.push(Entry {
+                fault: *fault,
+                took_effect: before
+                    .iter()
+                    .any(|old| old.fault == *fault && old.took_effect),
+                is_asked_for: !belong.contains(fault),
+            });
         }
-        let gone = before
-            .iter()
-            .filter(|(fault, took)| !took && !faults.iter().any(|new| new == fault));
-        for (fault, _) in gone {
+        let idle = before.iter().filter(|old| {
+            let is_set = settings.faults.iter().any(|new| *new == old.fault);
+            old.is_asked_for && !old.took_effect && !is_set
+        });
+        for old in idle {
             if self.idle.len() < LISTED {
-                self.idle.push(fault.to_string());
+                self.idle.push(old.fault.to_string());
             }
         }
     }
 
     /// A fault takes effect, which may be one that is not set but drawn at random.
     pub fn took_effect(&mut self, name: Name) {
-        for (_, took) in self.set.iter_mut().filter(|(fault, _)| fault.name == name) {
-            *took = true;
+        for entry in self.set.iter_mut().filter(|e| e.fault.name == name) {
+            entry.took_effect = true;
         }
     }
 
@@ -58,9 +75,9 @@ impl Armed {
 
     /// The faults that are set and have taken effect since they were.
     pub fn effective(&self) -> Vec<String> {
-        let took = self.set.iter().filter(|(_, took)| *took);
+        let took = self.set.iter().filter(|entry| entry.took_effect);
         took.take(LISTED)
-            .map(|(fault, _)| fault.to_string())
+            .map(|entry| entry.fault.to_string())
             .collect()
     }
 
@@ -73,9 +90,29 @@ impl Armed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Faults;
 
-    fn faults(texts: &[&str]) -> Faults {
-        Faults::new(texts.iter().map(|text| text.parse().unwrap()).collect())
+    fn faults(texts: &[&str]) -> Settings {
+        Settings {
+            faults: Faults::new(texts.iter().map(|text| text.parse().unwrap()).collect()),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn those_of_a_device_that_it_is_like_need_not_take_effect() {
+        let like = Like::FiveBsd;
+        let more: Fault = "used-zero".parse().unwrap();
+        let settings = Settings {
+            like: Some(like),
+            faults: Faults::new(like.faults().into_iter().chain([more]).collect()),
+            ..Settings::default()
+        };
+        let mut armed = Armed::new(&settings);
+        armed.took_effect(Name::DrainLimit);
+        assert_eq!(armed.effective(), ["drain-limit=100"]);
+        armed.change(&faults(&[]));
+        assert_eq!(armed.idle(), ["used-zero"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::fault::{self, Fault, Faults, MAX_DELAY_MS};
 use crate::features::Offer;
+use crate::like::Like;
 use crate::registry::{self, Kind, Options};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::settings::{DataKind, RingKind, Settings};
@@ -126,6 +127,10 @@ pub struct Args {
     #[arg(long = "fault", value_name = "NAME[=ARG]")]
     pub faults: Vec<Fault>,
 
+    /// Be like a device that differs from VIRTIO 1.4: sets what is offered, and faults
+    #[arg(long, value_enum, conflicts_with = "offer")]
+    pub like: Option<Like>,
+
     /// Offer ADMIN_VQ: short for --fault admin-vq
     #[arg(long)]
     pub admin_vq: bool,
@@ -162,12 +167,13 @@ fn after_help() -> String {
 impl Args {
     /// The settings these options ask for.
     pub fn settings(&self) -> Settings {
-        let mut faults = self.faults.clone();
+        let mut faults = self.like.map(Like::faults).unwrap_or_default();
+        faults.extend(self.faults.iter().copied());
         if self.admin_vq {
             faults.push(Fault::with(fault::Name::AdminVq, 0));
         }
         Settings {
-            offer: self.offer,
+            offer: self.like.map_or(self.offer, Like::offer),
             ring: self.ring,
             indirect: !self.no_indirect,
             event_idx: !self.no_event_idx,
@@ -180,6 +186,7 @@ impl Args {
             max_bytes: self.max_bytes,
             rescan_on_resume: false,
             faults: Faults::new(faults),
+            like: self.like,
             fuzz: self.fuzz,
         }
     }
@@ -224,6 +231,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_like_another() {
+        let options = ["--like", "5bsd", "--fault", "hold-ms=3"];
+        let settings = parse(&options).unwrap().settings();
+        assert_eq!(settings.offer, Offer::Ratified);
+        assert_eq!(settings.faults.get(fault::Name::DrainLimit), Some(100));
+        assert_eq!(settings.faults.get(fault::Name::HoldMs), Some(3));
+        let settings = parse(&["--like", "crosvm"]).unwrap().settings();
+        assert_eq!(settings.offer, Offer::Draft);
+        assert!(parse(&["--like", "crosvm", "--offer", "43"]).is_err());
+    }
+
+    #[test]
     fn bad_values() {
         for options in [
             ["--offer", "44"],
@@ -234,6 +253,7 @@ mod tests {
             ["--delay-suspend", "-1"],
             ["--delay-resume", "3600001"],
             ["--type", "toaster"],
+            ["--like", "toaster"],
             ["--fault", "toaster"],
             ["--fault", "gone=1"],
             ["--fuzz", "x"],

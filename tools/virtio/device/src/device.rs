@@ -155,7 +155,7 @@ impl Device {
             pci: PciConfiguration::new(device.id().into(), device.class(), vectors),
             irqs: Interrupt::new(vectors),
             counters: Counters::new(0, 0),
-            armed: Armed::new(&settings.faults),
+            armed: Armed::new(&settings),
             device,
             port,
             done: Vec::new(),

@@ -161,6 +161,12 @@ faults! {
         "buffers stay in process, and are put into the used ring MS after SUSPEND was presented";
     HoldMs = "hold-ms", Arg::Ms(100),
         "every buffer is in process for MS; a suspend waits for it (V2)";
+    WorksSuspended = "works-while-suspended", Arg::None,
+        "goes on with its queues while suspended, and notifies after the resume (breaks V2, V3)";
+    WritesDropped = "writes-dropped", Arg::None,
+        "ignores status writes, but a reset, until it has suspended";
+    DrainLimit = "drain-limit", Arg::Ms(100),
+        "sets DEVICE_NEEDS_RESET if it has not suspended after MS";
     AvailLeft = "avail-left", Arg::None,
         "available buffers stay in the ring until the device was suspended and resumed";
     ResumeNeedsClear = "resume-needs-clear", Arg::None,

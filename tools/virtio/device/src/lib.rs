@@ -46,6 +46,7 @@ pub mod features;
 pub mod fuzz;
 pub mod input;
 pub mod judge;
+pub mod like;
 pub mod mailbox;
 pub mod memory;
 pub mod net;

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::fault::{Faults, Name, MAX_DELAY_MS};
 use crate::features::Offer;
+use crate::like::Like;
 
 /// The ring layout that is offered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -60,6 +61,9 @@ pub struct Settings {
     pub rescan_on_resume: bool,
     /// What it does wrong.
     pub faults: Faults,
+    /// Which it is like: some of `faults` come from there.
+    #[serde(skip)]
+    pub like: Option<Like>,
     /// Answers out of the random stream of this seed.
     pub fuzz: Option<u64>,
 }
@@ -82,6 +86,8 @@ pub struct Patch {
     max_bytes: Option<Option<u32>>,
     rescan_on_resume: Option<bool>,
     faults: Option<Faults>,
+    /// Sets `offer`, and faults before those of `faults`.
+    like: Option<Like>,
     #[serde(default, deserialize_with = "present")]
     fuzz: Option<Option<u64>>,
 }
@@ -89,7 +95,7 @@ pub struct Patch {
 impl Patch {
     /// Whether faults are set, be they what they were: what is over is to be undone.
     pub fn sets_faults(&self) -> bool {
-        self.faults.is_some() || self.sets_fuzz()
+        self.faults.is_some() || self.like.is_some() || self.sets_fuzz()
     }
 
     /// Whether the random stream is to begin anew.
@@ -118,6 +124,9 @@ pub enum SettingsError {
         /// What was asked for.
         value: u64,
     },
+    /// What "like" sets is set otherwise.
+    #[error("like sets offer: leave that out")]
+    Like,
     /// A cap of no bytes.
     #[error("max_bytes is 0; use at least 1, or null for no cap")]
     MaxBytes,
@@ -142,8 +151,17 @@ impl Settings {
 
     /// These settings with `patch` applied, or an error and nothing changed.
     pub fn patched(&self, patch: &Patch) -> Result<Self, SettingsError> {
+        let (offer, faults) = match patch.like {
+            Some(_) if patch.offer.is_some() => return Err(SettingsError::Like),
+            Some(like) => {
+                let more = patch.faults.iter().flat_map(Faults::iter).copied();
+                let faults = like.faults().into_iter().chain(more).collect();
+                (Some(like.offer()), Some(Faults::new(faults)))
+            }
+            None => (patch.offer, patch.faults.clone()),
+        };
         let new = Self {
-            offer: patch.offer.unwrap_or(self.offer),
+            offer: offer.unwrap_or(self.offer),
             ring: patch.ring.unwrap_or(self.ring),
             indirect: patch.indirect.unwrap_or(self.indirect),
             event_idx: patch.event_idx.unwrap_or(self.event_idx),
@@ -155,7 +173,11 @@ impl Settings {
             hold: patch.hold.unwrap_or(self.hold),
             max_bytes: patch.max_bytes.unwrap_or(self.max_bytes),
             rescan_on_resume: patch.rescan_on_resume.unwrap_or(self.rescan_on_resume),
-            faults: patch.faults.clone().unwrap_or_else(|| self.faults.clone()),
+            like: match faults {
+                Some(_) => patch.like,
+                None => self.like,
+            },
+            faults: faults.unwrap_or_else(|| self.faults.clone()),
             fuzz: patch.fuzz.unwrap_or(self.fuzz),
         };
         new.check()?;
@@ -234,6 +256,7 @@ mod tests {
             r#"{"delay_suspend_ms":-1}"#,
             r#"{"hold":"yes"}"#,
             r#"{"faults":["toaster"]}"#,
+            r#"{"like":"toaster"}"#,
             r#"{"faults":"gone"}"#,
             r#"{"faults":["hold-ms=x"]}"#,
             r#"{"fuzz":-1}"#,
@@ -245,6 +268,7 @@ mod tests {
         for text in [
             r#"{"delay_resume_ms":3600001}"#,
             r#"{"hold":true,"max_bytes":0}"#,
+            r#"{"like":"crosvm","offer":"43"}"#,
         ] {
             assert!(settings.patched(&patch(text).unwrap()).is_err(), "{text}");
         }

@@ -14,6 +14,8 @@ pub enum Timer {
     Effect(Effect, u64),
     /// Present that it is suspended, even if that was taken back.
     LateSuspend,
+    /// Give up, if not suspended yet.
+    DrainLimit,
     /// Run again by itself.
     Drop,
     /// Send a used-buffer notification of a queue that was held back.
@@ -65,6 +67,11 @@ impl Timers {
             _ => true,
         });
         queues
+    }
+
+    /// Stops one.
+    pub fn stop(&mut self, timer: Timer) {
+        self.timers.retain(|(_, other)| *other != timer);
     }
 
     /// Stops all.

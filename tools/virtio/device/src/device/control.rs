@@ -106,7 +106,7 @@ impl Device {
                         self.start_fuzz();
                     }
                     if settings.sets_faults() {
-                        self.armed.change(&self.settings.faults);
+                        self.armed.change(&self.settings);
                         self.faults_changed();
                     }
                     self.release_held();

@@ -254,6 +254,13 @@ impl Device {
                 self.apply(effect, seed);
             }
             Timer::LateSuspend => self.suspend_late(),
+            Timer::DrainLimit if self.machine.state() == State::Suspending => {
+                self.note(Name::DrainLimit);
+                self.deadline = None;
+                self.machine.set_needs_reset();
+                self.counters.present(self.machine.status());
+                self.send_config_change();
+            }
             Timer::Drop if suspended => {
                 self.note(Name::SuspendDropped);
                 self.present_running();
@@ -283,6 +290,8 @@ impl Device {
             }
             // No longer suspended: the moment is over.
             Timer::Effect(..) | Timer::Drop | Timer::NotifySuspended | Timer::UseSuspended => {}
+            // It has suspended in time, or does not want to any more.
+            Timer::DrainLimit => {}
         }
     }
 

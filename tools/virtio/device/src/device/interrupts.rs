@@ -54,6 +54,9 @@ impl Device {
 
     /// Sends a used-buffer notification if there is something to notify and the driver wants it.
     pub(super) fn notify_used(&mut self, index: usize) {
+        if self.machine.state() == State::Suspended && self.works() {
+            return;
+        }
         let queue = &mut self.queues[index];
         if !std::mem::take(&mut queue.dirty) {
             return;

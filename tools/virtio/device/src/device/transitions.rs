@@ -42,6 +42,11 @@ impl Device {
         }
         self.judge.access(access, &view, now);
 
+        let is_suspending = self.machine.state() == State::Suspending;
+        if is_suspending && value != 0 && self.fault(Name::WritesDropped).is_some() {
+            self.note(Name::WritesDropped);
+            return;
+        }
         let (offered, accepted) = (self.offered, self.accepted);
         let defines_bit_42 = self.device.defines_bit_42();
         let refused = features_now && self.fault(Name::FeaturesOkRefused).is_some();
@@ -114,6 +119,9 @@ impl Device {
             return;
         }
         self.machine.begin_suspend();
+        if let Some(ms) = self.fault(Name::DrainLimit) {
+            self.start(ms, Timer::DrainLimit);
+        }
         if let Some(ms) = self.fault(Name::SuspendLate) {
             self.start(ms, Timer::LateSuspend);
         } else if self.fault(Name::SuspendNever).is_some() {
@@ -138,6 +146,9 @@ impl Device {
     /// V2: finishes what is in process, at once or, if that takes its time, by when it says.
     fn finish_before_suspend(&mut self) -> u64 {
         let mut ready_us = 0;
+        if self.fault(Name::WorksSuspended).is_some() {
+            return ready_us;
+        }
         for index in 0..self.queues.len() {
             match self.queues[index].next_due_us() {
                 Some(_) => {
@@ -183,6 +194,7 @@ impl Device {
 
     fn cancel(&mut self) {
         self.deadline = None;
+        self.timers.stop(Timer::DrainLimit);
         self.counters.cancels += 1;
         self.emit("cancelled", json!({}));
         self.make_held_changes();
@@ -221,7 +233,9 @@ impl Device {
     /// the device type works on something (V2).
     pub(super) fn must_wait(&self) -> bool {
         let busy = |queue: &Queue| queue.in_process.begun() != 0;
-        self.machine.state() == State::Suspending && self.queues.iter().any(busy)
+        self.machine.state() == State::Suspending
+            && self.fault(Name::WorksSuspended).is_none()
+            && self.queues.iter().any(busy)
     }
 
     /// Does what is due: buffers, faults, and presenting the suspended or the resumed condition.
@@ -261,6 +275,7 @@ impl Device {
     pub(super) fn present_suspended(&mut self) {
         self.flush_notifications();
         self.deadline = None;
+        self.timers.stop(Timer::DrainLimit);
         // Kept it is in either revision, but in the draft that is no fault.
         let kept = self.fault(Name::DriverOkKept).is_some();
         if kept && self.machine.revision() == Revision::V1_4 {
@@ -281,6 +296,9 @@ impl Device {
         });
         self.emit("suspended", fields);
         self.faults_while_suspended();
+        if self.works() {
+            self.scan();
+        }
     }
 
     /// Presents the resumed condition.
@@ -292,6 +310,10 @@ impl Device {
         self.resumed = true;
         self.make_held_changes();
         self.release_config_change();
+        // Those that were held back.
+        for index in 0..self.queues.len() {
+            self.notify_used(index);
+        }
     }
 
     /// Everything that a device reset resets; the status is 0 already.

@@ -13,6 +13,7 @@ use crate::judge::{Access, AvailMark};
 use crate::queue::{Waiting, HELD};
 use crate::request::{Completion, Request, Token};
 use crate::ring::{Buffer, Head, RingError};
+use crate::status::State;
 use crate::virtio_device::{Context, VirtioDevice};
 
 /// How many notifications of a queue are events of their own; all are counted. A disk under load
@@ -98,7 +99,7 @@ impl Device {
             return;
         }
         let mut left = u32::from(self.queues[index].size);
-        while self.machine.is_live() {
+        while self.works() {
             if left == 0 {
                 self.backlog = true;
                 break;
@@ -118,8 +119,14 @@ impl Device {
         self.notify_used(index);
     }
 
+    /// Whether the device may touch its virtqueues, or does so although it may not: a fault.
+    pub(super) fn works(&self) -> bool {
+        let is_suspended = || self.machine.state() == State::Suspended;
+        self.machine.is_live() || (is_suspended() && self.fault(Name::WorksSuspended).is_some())
+    }
+
     fn may_run(&self, index: usize) -> bool {
-        self.machine.is_live()
+        self.works()
             && !self.overlay.is_gone()
             && self.queues[index].ring.is_some()
             && !self.leaves_available()
@@ -317,6 +324,9 @@ impl Device {
                 }
                 return self.device_error(completion.queue, &error);
             }
+        }
+        if self.machine.state() == State::Suspended && self.works() {
+            self.note(Name::WorksSuspended);
         }
         self.counters.buffers_used += 1;
         self.counters.bytes += u64::from(len);
