@@ -851,8 +851,12 @@ def _run_case(function, arguments, log):
 
 
 def _selected():
-    """The cases that the arguments of the program name by patterns, or all."""
-    patterns = sys.argv[1:]
+    """The cases that the arguments of the program name by patterns, or all.
+
+    kselftest's runner gives no arguments that have white space: the patterns, one in a line, may be
+    in SUSPEND_CASES.
+    """
+    patterns = sys.argv[1:] or os.environ.get("SUSPEND_CASES", "").splitlines()
     chosen = [
         entry
         for entry in _cases

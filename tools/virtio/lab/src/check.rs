@@ -5,6 +5,7 @@
 use crate::circles;
 use crate::conformance;
 use crate::kernel::Kernel;
+use crate::kselftest;
 use crate::modules;
 use crate::mutate;
 use crate::rust;
@@ -34,6 +35,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("conformance", conformance),
     ("mutants", mutants),
     ("no circles between files", circles),
+    ("what is brought along of the kernel", brought),
     ("shellcheck", shellcheck),
     ("rustfmt, tools", cargo_fmt),
     ("clippy, tools", cargo_clippy),
@@ -140,6 +142,10 @@ fn examples(tree: &Tree, kernel: &Kernel) -> Result<bool> {
         println!("{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(output.status.success())
+}
+
+fn brought(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    kselftest::check(tree, kernel)
 }
 
 /// Definitions of trace events are laid out as checkpatch does not like it, in the whole kernel.

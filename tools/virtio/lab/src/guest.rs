@@ -4,10 +4,11 @@
 
 use crate::affinity::Apart;
 use crate::device::{self, Devices, Record, Spec};
-use crate::init::{self, Job, JOB, STARTED, STATUS};
+use crate::init::{self, Job, JOB, KSELFTESTS, STARTED, STATUS};
 use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::klog::{self, Complaint, Shutdown};
+use crate::kselftest;
 use crate::migrate::Host;
 use crate::modules::Modules;
 use crate::output::Output;
@@ -299,6 +300,9 @@ pub fn run(
     let run = tree.run_dir(name)?;
     let text = serde_json::to_string(job).context("can't encode the job")?;
     fs::write(run.join(JOB), text).context("can't write the job")?;
+    if matches!(job, Job::Selftests { .. }) {
+        kselftest::install(tree, kernel, &run.join(KSELFTESTS))?;
+    }
 
     for number in 1.. {
         let outcome = boot(tree, kernel, config, &run, &mut on_line)?;
@@ -514,15 +518,10 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     };
     let mut append = format!(
         "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
-         {}devtmpfs.mount=0 {root} -- init --tree={} --run={} --python-path={} --slowness={} \
-         --share={}",
+         {}devtmpfs.mount=0 {root} -- init --tree={} --run={} --slowness={} --share={}",
         config.board.kernel_args(),
         tree.root().display(),
         run.display(),
-        kernel
-            .source
-            .join("tools/testing/selftests/kselftest")
-            .display(),
         kernel.flavour.slowness(),
         config.share,
     );

@@ -14,8 +14,8 @@ use rustix::system::RebootCommand;
 use serde::{Deserialize, Serialize};
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{symlink, MetadataExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -36,13 +36,24 @@ const TERMINAL: &str = "/dev/ttyS1";
 /// in it. For a guest that does not share that directory.
 pub const FILE: char = '\u{1}';
 
+/// What whoever starts first makes in /dev; kselftest's runner writes to /dev/stdout.
+const DESCRIPTORS: [(&str, &str); 4] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
 /// Until a disk is there after its driver has been loaded, on any kernel.
 const DISK: Duration = Duration::from_secs(30);
 
-/// Said by kselftest's runner for a program that took too long.
-const STATUS_TIMEOUT: i32 = 124;
-/// The status by which a kselftest says that it was skipped.
-const STATUS_SKIP: i32 = 4;
+/// Where a run's directory has the kselftests, with the kernel's runner.
+pub const KSELFTESTS: &str = "kselftest";
+/// As the kernel's makefiles call its runner, but that the number of the test is given, too.
+const RUN_ONE: &str = r#". "$BASE_DIR/kselftest/runner.sh"
+KTAP_TESTNO=$1
+cd "$BASE_DIR/virtio" && run_many "./$2""#;
+/// How much longer than it gives a program the runner may take.
+const RUNNER: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -57,10 +68,6 @@ pub struct Args {
     /// Index of our modules, to lie over the kernel's own.
     #[arg(long)]
     modules: Option<PathBuf>,
-
-    /// Where the kernel's kselftest module for Python is.
-    #[arg(long)]
-    python_path: PathBuf,
 
     /// How much slower than usual the kernel is.
     #[arg(long)]
@@ -158,18 +165,22 @@ fn prepare(args: &Args) -> Result<()> {
     mount("proc", "/proc", "proc", c"")?;
     mount("sys", "/sys", "sysfs", c"")?;
     mount("dev", "/dev", "devtmpfs", c"")?;
+    for (path, target) in DESCRIPTORS {
+        symlink(target, path).with_context(|| format!("can't link {path}"))?;
+    }
     directory("/dev/pts".as_ref())?;
     directory("/dev/shm".as_ref())?;
     mount("devpts", "/dev/pts", "devpts", c"mode=620,ptmxmode=666")?;
     mount("shm", "/dev/shm", "tmpfs", c"mode=1777")?;
     mount("debugfs", "/sys/kernel/debug", "debugfs", c"")?;
     mount("tracefs", "/sys/kernel/tracing", "tracefs", c"")?;
-    mount("tmp", "/tmp", "tmpfs", c"mode=1777")?;
-    mount("tmp", "/var/tmp", "tmpfs", c"mode=1777")?;
-    mount("run", "/run", "tmpfs", c"mode=755")?;
-    mount("root", "/root", "tmpfs", c"mode=700")?;
 
+    // An initramfs can be written to, and has the clone already, which may be in one of these.
     if !args.alone {
+        mount("tmp", "/tmp", "tmpfs", c"mode=1777")?;
+        mount("tmp", "/var/tmp", "tmpfs", c"mode=1777")?;
+        mount("run", "/run", "tmpfs", c"mode=755")?;
+        mount("root", "/root", "tmpfs", c"mode=700")?;
         let tree = args.tree.to_str().context("the clone's path is no UTF-8")?;
         directory(&args.tree)?;
         mount("tree", tree, "virtiofs", c"")?;
@@ -208,7 +219,6 @@ fn command(program: &str) -> Command {
 fn job_command(args: &Args, program: &str) -> Command {
     let mut command = command(program);
     command
-        .env("PYTHONPATH", &args.python_path)
         .env("SUSPEND_SLOWNESS", args.slowness.to_string())
         .env("SUSPEND_SHARE", args.share.to_string());
     if args.alone {
@@ -289,7 +299,10 @@ fn status_of(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// What tools/testing/selftests/kselftest/runner.sh does, with those that no other guest has taken.
+/// Runs kselftests by the kernel's runner, those that no other guest has taken.
+///
+/// The runner takes one at a time, so that two guests can share them. It ends a program by a signal;
+/// if that does not end it, it is ended here.
 fn selftests(
     args: &Args,
     tests: &[Selftest],
@@ -307,19 +320,27 @@ fn selftests(
             }
         }
         number += 1;
-        let name = format!("selftests: virtio: {}", name.to_string_lossy());
-        writeln!(out, "# timeout set to {}", test.timeout_s)?;
-        writeln!(out, "# {name}")?;
-        match selftest(args, test, out)? {
-            0 => writeln!(out, "ok {number} {name}")?,
-            STATUS_SKIP => writeln!(out, "ok {number} {name} # SKIP")?,
-            status => {
+        let mut runner = job_command(args, "sh");
+        runner
+            .args(["-c", RUN_ONE, "sh", &number.to_string()])
+            .arg(name)
+            .env("BASE_DIR", args.run.join(KSELFTESTS))
+            .env("kselftest_override_timeout", test.timeout_s.to_string())
+            .env("SUSPEND_CASES", test.cases.join("\n"))
+            .env("PYTHONUNBUFFERED", "1")
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().context("can't duplicate the terminal")?)
+            .stderr(out.try_clone().context("can't duplicate the terminal")?)
+            .process_group(0);
+        let mut runner = runner.spawn().context("can't run the kernel's runner")?;
+        let patience = Duration::from_secs(test.timeout_s) + RUNNER;
+        match wait_or_kill(&mut runner, patience)? {
+            Some(0) => {}
+            Some(_) => failed = true,
+            None => {
                 failed = true;
-                let why = match status {
-                    STATUS_TIMEOUT => format!("TIMEOUT {} seconds", test.timeout_s),
-                    _ => format!("exit={status}"),
-                };
-                writeln!(out, "not ok {number} {name} # {why}")?;
+                let name = name.to_string_lossy();
+                writeln!(out, "not ok {number} selftests: virtio: {name} # KILLED")?;
             }
         }
     }
@@ -370,45 +391,12 @@ fn look_for_leaks() -> Result<()> {
     Ok(())
 }
 
-/// Runs one kselftest with its output indented, until it ends or its time is over.
-fn selftest(args: &Args, test: &Selftest, out: &mut File) -> Result<i32> {
-    let directory = test.program.parent().context("a test without directory")?;
-    let (reader, writer) = std::io::pipe().context("can't make a pipe")?;
-    let program = test.program.to_str().context("a path that is no UTF-8")?;
-    let mut command = job_command(args, program);
-    command
-        .args(&test.cases)
-        .current_dir(directory)
-        .env("PYTHONUNBUFFERED", "1")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone().context("can't duplicate a pipe")?)
-        .stderr(writer)
-        .process_group(0);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("can't run {}", test.program.display()))?;
-    // Else our copy of the pipe's other end keeps it open.
-    drop(command);
-    let mut copy = out.try_clone().context("can't duplicate the terminal")?;
-    let printer = thread::spawn(move || {
-        for line in BufReader::new(reader).lines().map_while(Result::ok) {
-            let _ = writeln!(copy, "# {line}");
-        }
-    });
-    let status = wait_or_kill(&mut child, Duration::from_secs(test.timeout_s))?;
-    // What the test left running may hold the pipe; it does not hold us.
-    let patience = Instant::now() + Duration::from_secs(2);
-    while !printer.is_finished() && Instant::now() < patience {
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(status)
-}
-
-fn wait_or_kill(child: &mut Child, timeout: Duration) -> Result<i32> {
+/// The status of a program; none if it took too long and was killed, with its process group.
+fn wait_or_kill(child: &mut Child, timeout: Duration) -> Result<Option<i32>> {
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(status) = child.try_wait().context("can't wait")? {
-            return Ok(status_of(status));
+            return Ok(Some(status_of(status)));
         }
         if Instant::now() > deadline {
             if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
@@ -417,7 +405,7 @@ fn wait_or_kill(child: &mut Child, timeout: Duration) -> Result<i32> {
             // A task that can't be killed must not stop the others.
             thread::sleep(Duration::from_secs(1));
             let _ = child.try_wait();
-            return Ok(STATUS_TIMEOUT);
+            return Ok(None);
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -10,8 +10,9 @@
 //! Two archives, one behind the other, as the kernel lets them be: what is found in the build root,
 //! and what is made for this guest.
 
-use crate::init::JOB;
+use crate::init::{JOB, KSELFTESTS};
 use crate::kernel::Kernel;
+use crate::kselftest;
 use crate::modules::Modules;
 use crate::process::output_of;
 use crate::tree::{make_dir, RunDir, Tree, SELFTESTS};
@@ -121,10 +122,13 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
     files.add(Path::new(BUSYBOX))?;
     add_modules(&mut files, kernel, &staging, modules)?;
     files.add(&run.join(JOB))?;
-    for program in ["tools/virtio/lab/guest", SELFTESTS] {
+    for program in ["tools/virtio/lab/guest", SELFTESTS, kselftest::BROUGHT] {
         files.add(&tree.join(program))?;
     }
-    files.add(&kernel.source.join("tools/testing/selftests/kselftest"))?;
+    let installed = run.join(KSELFTESTS);
+    if installed.exists() {
+        files.add(&installed)?;
+    }
 
     let init = staging.join("init");
     let mut strip = Command::new("strip");

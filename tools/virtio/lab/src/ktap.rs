@@ -56,7 +56,9 @@ pub fn parse(line: &str) -> Line<'_> {
     }
     match inner {
         _ if inner.starts_with("TAP version") || inner.starts_with("KTAP version") => Line::Frame,
-        _ if inner.starts_with("1..") || inner.starts_with("timeout set to") => Line::Frame,
+        _ if inner.starts_with("1..") => Line::Frame,
+        _ if inner.starts_with("timeout set to") => Line::Frame,
+        _ if inner.starts_with("overriding timeout to") => Line::Frame,
         _ => Line::Other(inner),
     }
 }
@@ -86,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_program_from_begin_to_end() {
-        let log = "TAP version 13\n1..1\n# timeout set to 45\n\
+        let log = "TAP version 13\n1..1\n# overriding timeout to 45\n\
                    # selftests: virtio: sysfs.py\n# TAP version 13\n# 1..3\n\
                    # ok 1 state is running \n# not ok 2 - timeout_ms\n\
                    # # expected 1, got 2\n# ok 3 packed # SKIP no packed rings\n\

@@ -21,6 +21,7 @@ mod initramfs;
 mod install;
 mod kernel;
 mod klog;
+mod kselftest;
 mod ktap;
 mod libtest;
 mod machine;
@@ -148,6 +149,8 @@ enum Cmd {
     },
     /// Build QEMU with SUSPEND in its own devices (tools/virtio/qemu), and print where it is.
     Qemu(qemu::Args),
+    /// Install the kselftests as the kernel does, with its runner, and print where they are.
+    Kselftest,
     /// Write rust-project.json, for rust-analyzer.
     RustAnalyzer,
     /// Start a guest to play in.
@@ -262,6 +265,7 @@ fn host(cli: Cli) -> Result<u8> {
             println!("{tally}");
             return Ok(u8::from(!tally.is_good()));
         }
+        Cmd::Kselftest => println!("{}", kselftest::run(&tree, &kernel)?.display()),
         Cmd::RustAnalyzer => {
             // For the generated bindings.
             modules::build(&tree, &kernel)?;
