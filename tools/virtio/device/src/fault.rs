@@ -175,6 +175,8 @@ faults! {
         "never presents that it has resumed";
     ResumeLate = "resume-late", Arg::Ms(1000),
         "presents MS after the write that it has resumed";
+    ResetLate = "reset-late", Arg::Ms(1000),
+        "presents the status it had until MS after the driver has reset it";
     FeaturesOkRefused = "features-ok-refused", Arg::None,
         "FEATURES_OK does not stay set, whatever the driver accepts";
     AdminVq = "admin-vq", Arg::None,

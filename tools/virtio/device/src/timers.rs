@@ -18,6 +18,8 @@ pub enum Timer {
     DrainLimit,
     /// Run again by itself.
     Drop,
+    /// Present that it has been reset.
+    LateReset,
     /// Send a used-buffer notification of a queue that was held back.
     LateNotification(usize),
     /// Send a used-buffer notification of every queue, if suspended.

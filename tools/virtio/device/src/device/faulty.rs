@@ -82,6 +82,7 @@ impl Device {
             Overlay::Ones | Overlay::Gone | Overlay::Away => 0xff,
             Overlay::Random(stream) => stream.draw() as u8,
             Overlay::NoFeaturesOk => truth & !FEATURES_OK,
+            Overlay::BeforeReset(status) => *status,
         }
     }
 
@@ -266,6 +267,7 @@ impl Device {
                 self.present_running();
                 self.scan();
             }
+            Timer::LateReset => self.overlay = Overlay::None,
             Timer::LateNotification(index) => self.send_used(index),
             Timer::NotifySuspended if suspended => {
                 self.note(Name::UsedIrqAfterSuspend);

@@ -60,7 +60,10 @@ impl Device {
                 "features {accepted:#x} refused: {offered:#x} is offered, VERSION_1 is required"
             ),
             Action::None => {}
-            Action::Reset => self.reset("driver"),
+            Action::Reset => {
+                self.reset("driver");
+                self.present_reset_late(view.status);
+            }
             Action::FeaturesOk => self.features_negotiated(),
             Action::DriverOk => {
                 if features_now {
@@ -345,6 +348,15 @@ impl Device {
         self.counters.resets += 1;
         self.counters.present(0);
         self.emit("reset", json!({"by": reason}));
+    }
+
+    /// The driver has reset the device, which presented `before` until then.
+    fn present_reset_late(&mut self, before: u8) {
+        if let Some(ms) = self.fault(Name::ResetLate).filter(|_| before != 0) {
+            self.note(Name::ResetLate);
+            self.overlay = Overlay::BeforeReset(before);
+            self.start(ms, Timer::LateReset);
+        }
     }
 
     /// Works out the features and the queues that are offered until the next reset.

@@ -526,6 +526,28 @@ fn resumes() {
 }
 
 #[test]
+fn reset_late() {
+    with(r#""reset-late=40""#, |guest| {
+        guest.write_status(0);
+        guest.advance(39);
+        assert_eq!(guest.status(), 0x0f);
+        guest.advance(1);
+        assert_eq!(guest.status(), 0);
+        // There is nothing to wait for any more.
+        guest.write_status(0);
+        assert_eq!(guest.status(), 0);
+        guest.probe();
+    });
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"faults":["reset-late"]}"#);
+    guest.write_status(0);
+    assert_eq!(guest.status(), 0x0f);
+    guest.set(r#"{"faults":[]}"#);
+    assert_eq!(guest.status(), 0);
+    assert_eq!(guest.rules(), []);
+}
+
+#[test]
 fn admin_vq_from_the_next_reset_on() {
     let mut guest = Guest::live(ratified());
     let reply = guest.set(r#"{"faults":["admin-vq"]}"#);
