@@ -201,6 +201,11 @@ int rust_virtio_helper_vlan_for_each(struct net_device *dev,
 	return vlan_for_each(dev, action, arg);
 }
 
+bool rust_virtio_helper_vlan_dev_is_8021q(const struct net_device *dev)
+{
+	return vlan_dev_vlan_proto(dev) == htons(ETH_P_8021Q);
+}
+
 void rust_virtio_helper_ndo_vlan_rx_kill_vid(const struct net_device_ops *ops,
 					     struct net_device *dev, u16 vid)
 {

@@ -98,6 +98,7 @@ int rust_virtio_helper_vlan_for_each(struct net_device *dev,
 				     void *arg);
 void rust_virtio_helper_ndo_vlan_rx_kill_vid(const struct net_device_ops *ops,
 					     struct net_device *dev, u16 vid);
+bool rust_virtio_helper_vlan_dev_is_8021q(const struct net_device *dev);
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
 
 void *rust_virtio_helper_page_address(struct page *page);

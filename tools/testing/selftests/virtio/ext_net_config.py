@@ -100,6 +100,27 @@ def vlan_deleted():
         expect(one.ping(other), 0, "lost pings")
 
 
+@case("a VLAN of 802.1Q is deleted while suspended, and one of 802.1ad with its number is not")
+def vlan_of_802_1ad():
+    with network() as (one, other), vlan(one, 5), vlan(one, 6):
+        for number in (5, 7):
+            one.run("ip", "link", "add", "link", INTERFACE, "name", f"ad{number}", "type", "vlan",
+                    "proto", "802.1ad", "id", str(number))  # fmt: skip
+        before = vlans(one)
+        require(7 not in before, "the device was told of a VLAN of 802.1ad")
+        one.device.request("suspend")
+        one.run("ip", "link", "delete", "v5")
+        one.run("ip", "link", "delete", "ad7")
+        killed = one.report()["commands"]
+        one.device.request("resume")
+        wait_for(lambda: 5 not in vlans(one), "VLAN 5 is not received any more")
+        require(6 in vlans(one), "VLAN 6 is not received any more")
+        told = one.report()["commands"]["vlan"] - killed["vlan"]
+        expect(told, 1, "commands about VLANs")
+        one.run("ip", "link", "delete", "ad5")
+        expect(one.ping(other), 0, "lost pings")
+
+
 @case("a VLAN that is added while suspended is refused, and can be added after the resume")
 def vlan_added():
     with network() as (one, _), vlan(one, 5):

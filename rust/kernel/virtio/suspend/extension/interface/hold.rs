@@ -65,7 +65,7 @@ pub(in super::super) fn drain() {
     }
 }
 
-/// VLANs, by their numbers.
+/// VLANs that a device is told of, by their numbers: those of 802.1Q, and no other.
 struct Vlans([u64; Self::COUNT / 64]);
 
 impl Vlans {
@@ -77,11 +77,18 @@ impl Vlans {
 
     /// Adds those that the network stack has for an interface.
     ///
+    /// Of one without an interface of its own, as a port of a bridge has them, the protocol is not
+    /// to be had: it is taken for one of 802.1Q.
+    ///
     /// # Safety
     ///
     /// The interface must be valid.
     unsafe fn add(&mut self, _rtnl: &Rtnl, netdev: *mut net_device) {
-        unsafe extern "C" fn add(_: *mut net_device, vid: c_int, vlans: *mut c_void) -> c_int {
+        unsafe extern "C" fn add(of: *mut net_device, vid: c_int, vlans: *mut c_void) -> c_int {
+            // SAFETY: The network stack passes the valid interface of a VLAN, if it has one.
+            if !of.is_null() && !unsafe { bindings::vlan_dev_is_8021q(of) } {
+                return 0;
+            }
             // SAFETY: What is passed below, which is used nowhere else meanwhile.
             let vlans = unsafe { &mut *vlans.cast::<Vlans>() };
             // CAST: A number of 12 bits.
