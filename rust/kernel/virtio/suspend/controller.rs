@@ -149,6 +149,8 @@ struct Inner {
     /// When the device was last recovered.
     recovered: Option<Instant<Monotonic>>,
     /// How long the device is still to be looked at.
+    /// Whether the log tells of the first of the quirks.
+    quirk_reported: bool,
     watch: Watch,
     directory: Option<Directory>,
 }
@@ -212,6 +214,7 @@ impl Controller {
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
             interruption <- Interruption::new(),
+                quirk_reported: false,
             sleeping: Atomic::new(false),
             member: Member::new()?,
             watch <- Later::new(look),

@@ -28,7 +28,18 @@ from ext_net_lib import (
     waiting,
 )
 from net_lib import INTERFACE, enter, is_up
-from suspend_lib import PROMPT, Child, case, errno_name, expect, require, run, sh, wait_for
+from suspend_lib import (
+    PROMPT,
+    Child,
+    Fail,
+    case,
+    errno_name,
+    expect,
+    require,
+    run,
+    sh,
+    wait_for,
+)
 
 # As in ext_net.py.
 suspend_lib.CASE_SECONDS *= 3
@@ -273,8 +284,16 @@ def logger(one, other):
     return set_up
 
 
-@case("netconsole does not wait for a suspended interface, and sends again after the resume")
-def netconsole():
+def said(text):
+    """Logs a text, which is received if the interface sends; nothing else is waited for."""
+    Path("/dev/kmsg").write_text(f"<0>netconsole: {text}\n")
+
+
+@contextlib.contextmanager
+def logging_network():
+    """A network of which one end sends the kernel's log to the other; with it, what waits there
+    until a text has come.
+    """
     has_module("netconsole")
     if not NETCONSOLE.parent.exists():
         sh("mount", "-t", "configfs", "none", "/sys/kernel/config")
@@ -282,33 +301,58 @@ def netconsole():
         expect(one.ping(other), 0, "lost pings")
         receiver.settimeout(20 * PROMPT)
 
-        def said(text):
-            """Logs a text, which is received if the interface sends; nothing else is waited for."""
-            Path("/dev/kmsg").write_text(f"<0>netconsole: {text}\n")
-
         def heard(text):
-            while text.encode() not in receiver.recv(4096):
-                pass
+            try:
+                while text.encode() not in receiver.recv(4096):
+                    pass
+            except TimeoutError:
+                raise Fail(f"the log has not come: {text}") from None
 
         try:
             expect(in_child(one, logger(one, other)), "success", "setting up netconsole")
             said("before")
             heard("before")
-            one.device.request("suspend")
-            before = sent(one)
-            began = time.monotonic()
-            for number in range(20):
-                said(f"while suspended {number}")
-            require(time.monotonic() - began < 5 * PROMPT, "the log waits for the interface")
-            expect(sent(one), before, "packets that the device has sent")
-            one.device.request("resume")
-            said("after")
-            heard("after")
+            yield one, other, heard
         finally:
             if NETCONSOLE.exists():
                 NETCONSOLE.rmdir()
         expect(one.ping(other), 0, "lost pings")
         expect(dropped(one), 0, "dropped packets")
+
+
+@case("netconsole does not wait for a suspended interface, and sends again after the resume")
+def netconsole():
+    with logging_network() as (one, _, heard):
+        one.device.request("suspend")
+        before = sent(one)
+        began = time.monotonic()
+        for number in range(20):
+            said(f"while suspended {number}")
+        require(time.monotonic() - began < 5 * PROMPT, "the log waits for the interface")
+        expect(sent(one), before, "packets that the device has sent")
+        one.device.request("resume")
+        said("after")
+        heard("after")
+
+
+@case("what is to be said of a resume is logged when the interface can send that")
+def netconsole_quirk():
+    levels = Path("/proc/sys/kernel/printk")
+    before = levels.read_text()
+    with logging_network() as (one, _, heard):
+        # So that the one line is the first of its kind.
+        expect(one.device.number("quirks"), 0, "quirks")
+        levels.write_text("7")
+        try:
+            one.device.request("suspend")
+            # It does not resume at once when it is asked like that.
+            one.mailbox.set(faults=["resume-needs-clear"], delay_resume_ms=500)
+            one.device.request("resume")
+            expect(one.device.number("quirks"), 1, "quirks")
+            heard("does not resume unless")
+        finally:
+            levels.write_text(before)
+            one.mailbox.set(faults=[], delay_resume_ms=0)
 
 
 @case("a transmit queue that the driver has stopped stays stopped until there is room")

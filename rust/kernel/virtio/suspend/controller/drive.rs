@@ -66,7 +66,7 @@ impl Controller {
         loop {
             if transition.quirk() && !quirk {
                 quirk = true;
-                self.report_quirk(dev);
+                self.inner.lock().stats.quirks += 1;
             }
             action = match action {
                 Action::Write(status) => {
@@ -105,11 +105,12 @@ impl Controller {
         }
     }
 
-    /// A device resumes only when SUSPEND is written as clear: says so the first time, and counts.
-    fn report_quirk(&self, dev: &Device<Bound>) {
+    /// Says, once, that a device resumes only when SUSPEND is written as clear. To be called when
+    /// the driver goes on, or can't: it may be this device by which the kernel's log leaves.
+    pub(super) fn report_quirk(&self, dev: &Device<Bound>) {
         let mut inner = self.inner.lock();
-        inner.stats.quirks += 1;
-        let first = inner.stats.quirks == 1;
+        let first = inner.stats.quirks != 0 && !inner.quirk_reported;
+        inner.quirk_reported |= first;
         drop(inner);
         if first {
             dev_warn!(dev, "does not resume unless SUSPEND is written as clear\n");

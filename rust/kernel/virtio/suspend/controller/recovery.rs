@@ -202,8 +202,11 @@ impl Controller {
         hopeless: bool,
         patience: &Patience<'_>,
     ) {
-        dev_warn!(dev, "suspended after all, too late: resuming it\n");
-        match self.drive(dev, revision, Goal::Resume, patience) {
+        let resumed = self.drive(dev, revision, Goal::Resume, patience);
+        // Not before: the kernel's log may leave by this device.
+        dev_warn!(dev, "suspended after all, too late\n");
+        self.report_quirk(dev);
+        match resumed {
             Ok(()) => {
                 // Notifications that were sent meanwhile may have been ignored.
                 ops.notify(dev);

@@ -75,6 +75,7 @@ impl Controller {
             Goal::Resume => self.resume(ops, dev, revision, &patience),
         };
         let ns = started.elapsed().as_nanos();
+        self.report_quirk(dev);
 
         let Err(refusal) = verdict else {
             let order = self.order.lock();
