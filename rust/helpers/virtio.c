@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/blkdev.h>
+#include <linux/kernel.h>
 #include <linux/mm.h>
 #include <linux/nospec.h>
 #include <linux/pci.h>
@@ -66,6 +67,19 @@ bool rust_virtio_helper_virtio_is_disconnected(const struct virtio_device *vdev)
 	/* As pci_dev_is_disconnected(), which is the PCI core's own. */
 	return parent && dev_is_pci(parent) &&
 	       READ_ONCE(to_pci_dev(parent)->error_state) == pci_channel_io_perm_failure;
+}
+
+bool rust_virtio_helper_virtio_is_parent_enabled(const struct virtio_device *vdev)
+{
+	struct device *parent = vdev->dev.parent;
+
+	return !parent || !dev_is_pci(parent) || pci_is_enabled(to_pci_dev(parent));
+}
+
+bool rust_virtio_helper_system_is_going_down(void)
+{
+	/* Not SYSTEM_SUSPEND, which comes last. */
+	return system_state >= SYSTEM_HALT && system_state <= SYSTEM_RESTART;
 }
 
 /* For who is called back by virtio_config_changed(), which holds the lock. May sleep. */

@@ -31,6 +31,8 @@ void rust_virtio_helper_virtio_device_visit_vqs(struct virtio_device *vdev,
 						void (*f)(struct virtqueue *vq, void *data),
 						void *data);
 bool rust_virtio_helper_virtio_is_disconnected(const struct virtio_device *vdev);
+bool rust_virtio_helper_virtio_is_parent_enabled(const struct virtio_device *vdev);
+bool rust_virtio_helper_system_is_going_down(void);
 void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_set_priv(struct virtio_device *vdev, void *priv);
@@ -96,9 +98,9 @@ void rust_virtio_helper_netdev_set_features(struct net_device *dev, netdev_featu
 int rust_virtio_helper_vlan_for_each(struct net_device *dev,
 				     int (*action)(struct net_device *dev, int vid, void *arg),
 				     void *arg);
+bool rust_virtio_helper_vlan_dev_is_8021q(const struct net_device *dev);
 void rust_virtio_helper_ndo_vlan_rx_kill_vid(const struct net_device_ops *ops,
 					     struct net_device *dev, u16 vid);
-bool rust_virtio_helper_vlan_dev_is_8021q(const struct net_device *dev);
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
 
 void *rust_virtio_helper_page_address(struct page *page);

@@ -111,21 +111,27 @@ impl Device {
         unsafe { bindings::device_trylock(self.as_raw_device()) }.then(|| DeviceLock(self))
     }
 
-    /// Returns whether somebody has the lock of the device's parent, such as whoever resets the
-    /// function.
-    pub(crate) fn is_parent_locked(&self) -> bool {
+    /// Takes the lock of the device's parent, if there is one and nobody has it, such as whoever
+    /// resets the function.
+    pub(crate) fn try_lock_parent(&self) -> Option<ParentLock<'_>> {
         // SAFETY: By the type invariant the pointer is valid.
         let parent = unsafe { (*self.as_raw_device()).parent };
-        if parent.is_null() {
-            return false;
-        }
         // SAFETY: A device holds a reference to its parent.
-        let locked = unsafe { bindings::device_trylock(parent) };
-        if locked {
-            // SAFETY: The lock has been taken right above.
-            unsafe { bindings::device_unlock(parent) };
+        if !parent.is_null() && !unsafe { bindings::device_trylock(parent) } {
+            return None;
         }
-        !locked
+        Some(ParentLock(parent, PhantomData))
+    }
+
+    /// Returns whether somebody has the lock of the device's parent.
+    pub(crate) fn is_parent_locked(&self) -> bool {
+        self.try_lock_parent().is_none()
+    }
+
+    /// Returns whether the device's parent is enabled, if it is a function of PCI.
+    pub(crate) fn is_parent_enabled(&self) -> bool {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_is_parent_enabled(self.as_raw()) }
     }
 
     /// Waits until no callback of a virtqueue runs that began before the call. May sleep.
@@ -431,6 +437,18 @@ impl Drop for DeviceLock<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant of `Device` the pointer is valid, and the lock is held.
         unsafe { bindings::device_unlock(self.0.as_raw_device()) };
+    }
+}
+
+/// The lock of a device's parent is held, if there is a parent.
+pub(crate) struct ParentLock<'a>(*mut bindings::device, PhantomData<&'a Device>);
+
+impl Drop for ParentLock<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: The device holds a reference to its parent, and the lock is held.
+            unsafe { bindings::device_unlock(self.0) };
+        }
     }
 }
 

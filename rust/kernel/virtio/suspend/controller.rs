@@ -59,7 +59,10 @@ use super::{
     trace, //
 };
 use crate::{
-    sync::lock_class,
+    sync::{
+        lock_class,
+        Completion, //
+    },
     Device,
     Feature, //
 };
@@ -146,11 +149,11 @@ pub(super) struct Stats {
 struct Inner {
     machine: StateMachine,
     stats: Stats,
+    /// Whether the log tells of the first of the quirks.
+    quirk_reported: bool,
     /// When the device was last recovered.
     recovered: Option<Instant<Monotonic>>,
     /// How long the device is still to be looked at.
-    /// Whether the log tells of the first of the quirks.
-    quirk_reported: bool,
     watch: Watch,
     directory: Option<Directory>,
 }
@@ -182,6 +185,9 @@ pub(crate) struct Controller {
     /// Looks at a device, see [`Controller::look`].
     #[pin]
     watch: Later,
+    /// Done when something has been done about a device that had failed, or can't be now.
+    #[pin]
+    attended: Completion,
     records: Arc<Records>,
 }
 
@@ -208,16 +214,17 @@ impl Controller {
                     last_resume_ns: 0,
                     last_error: None,
                 },
+                quirk_reported: false,
                 recovered: None,
                 watch: Watch::OFF,
                 directory: None,
             }, inner.0, inner.1),
             order <- Mutex::new((), order.0, order.1),
             interruption <- Interruption::new(),
-                quirk_reported: false,
             sleeping: Atomic::new(false),
             member: Member::new()?,
             watch <- Later::new(look),
+            attended <- Completion::new(),
             records: Arc::pin_init(Records::new(), GFP_KERNEL)?,
         })
     }
@@ -341,7 +348,15 @@ impl Controller {
         };
         let order = self.order.lock();
         let next = self.inner.lock().machine.thaw(outcome);
-        self.follow(order, dev, next, result);
+        match (result, next.change) {
+            (Err(error), Some(change)) => {
+                let why = "device could not be initialised after a sleep or a reset";
+                self.announce_failure(order, dev, change, Failure::new(error, why));
+            }
+            // What has failed before, for whatever reason, has been told then.
+            _ => self.follow(order, dev, next, result),
+        }
+        self.attended.complete_all();
     }
 
     /// The system is awake. What has become of the device is yet to be seen.
@@ -349,12 +364,18 @@ impl Controller {
         self.sleeping.store(false, Release);
     }
 
+    /// Returns whether the system is about to sleep, sleeps, or is about to be awake, of which the
+    /// controller has been told.
+    pub(super) fn is_sleeping(&self) -> bool {
+        self.sleeping.load(Acquire)
+    }
+
     /// Returns what others are about to do with the device.
     fn others(&self, ops: &dyn Operations) -> Surroundings {
         Surroundings {
             unbinding: self.is_unbinding(),
-            sleeping: self.sleeping.load(Acquire),
-            being_reset: ops.is_being_reset(),
+            sleeping: self.is_sleeping(),
+            reset: ops.foreign_reset(),
         }
     }
 
@@ -380,6 +401,7 @@ impl Controller {
     /// The device is about to be stopped by somebody else than the controller itself.
     pub(crate) fn cancel(&self) {
         self.watch.cancel();
+        self.attended.complete_all();
     }
 
     /// Returns how long whoever does something with the device waits for it: `timeout_ms`

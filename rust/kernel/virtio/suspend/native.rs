@@ -15,7 +15,11 @@ use super::{
     controller::Controller,
     failure::Failure,
     operations::Operations,
-    patience::Patience, //
+    patience::Patience,
+    state_machine::{
+        ForeignReset,
+        Outcome, //
+    }, //
 };
 use crate::{
     driver::Common,
@@ -83,10 +87,10 @@ impl Operations for Common {
 
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
     /// on.
-    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<bool> {
+    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<Outcome> {
         // Somebody else is at it, or has been until the device lock could be had.
-        if self.is_being_reset() || self.controller.is_running() {
-            return Ok(false);
+        if self.being_reset.load(Relaxed) || self.controller.is_running() {
+            return Ok(Outcome::GivenUp);
         }
         if lost {
             dev.break_queues();
@@ -95,13 +99,13 @@ impl Operations for Common {
         unsafe { (self.ops.stop)(dev) };
         if !reset {
             (self.ops.give_up)(dev);
-            return Ok(false);
+            return Ok(Outcome::GivenUp);
         }
         dev.initialise()
             // SAFETY: The caller holds the device lock.
             .and_then(|()| unsafe { (self.ops.restart)(dev) })
             .inspect_err(|_| (self.ops.give_up)(dev))?;
-        Ok(true)
+        Ok(Outcome::Operates)
     }
 
     fn give_up(&self, dev: &Device<Bound>) {
@@ -114,8 +118,13 @@ impl Operations for Common {
         Common::fail_probe(self, dev);
     }
 
-    fn is_being_reset(&self) -> bool {
-        self.being_reset.load(Relaxed)
+    /// One that is left reset is given up by `reset_work` of its adapter.
+    fn foreign_reset(&self) -> ForeignReset {
+        if self.being_reset.load(Relaxed) {
+            ForeignReset::UnderWay
+        } else {
+            ForeignReset::None
+        }
     }
 }
 

@@ -10,7 +10,11 @@ use kernel::{
 use super::{
     controller::Controller,
     failure::Failure,
-    patience::Patience, //
+    patience::Patience,
+    state_machine::{
+        ForeignReset,
+        Outcome, //
+    }, //
 };
 use crate::{
     queue::Record,
@@ -61,12 +65,12 @@ pub(crate) trait Operations {
     ///
     /// `lost` tells that the device is gone.
     ///
-    /// Returns whether the device is in operation again.
+    /// Returns what has become of the device.
     ///
     /// # Errors
     ///
     /// Those of the transport and of the driver; the device is out of operation.
-    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<bool>;
+    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<Outcome>;
 
     /// Takes a device that has failed out of operation for good, while it is about to be unbound:
     /// the driver may wait for it.
@@ -78,11 +82,8 @@ pub(crate) trait Operations {
         let _ = dev;
     }
 
-    /// Returns whether somebody other than the controller has reset the device, and has not put it
-    /// into operation again yet.
-    fn is_being_reset(&self) -> bool {
-        false
-    }
+    /// Returns what somebody other than the controller does to the device by a reset.
+    fn foreign_reset(&self) -> ForeignReset;
 
     /// Returns, once, whether somebody other than the controller has reset the device and put it
     /// into operation again.

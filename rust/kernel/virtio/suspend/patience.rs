@@ -20,7 +20,10 @@ use kernel::{
 
 use super::{
     failure::Failure,
-    protocol::Reason, //
+    protocol::{
+        Reason,
+        ROLLBACK_NS, //
+    }, //
 };
 use crate::{
     bindings,
@@ -33,6 +36,10 @@ const SHORT_WAIT_NS: i64 = 1_000_000;
 /// How long a wait is that nothing but a fatal signal interrupts before it is looked for one, in
 /// nanoseconds.
 const SLICE_NS: i64 = 20_000_000;
+
+/// How long a wait is that is not woken before it is looked whether it is to be ended, in
+/// milliseconds.
+const SLICE_MS: u32 = 20;
 
 /// Why nobody is to wait for a device any more: its driver is about to be unbound, or the system
 /// to go down.
@@ -142,6 +149,19 @@ impl<'a> Patience<'a> {
         let left = self.left().as_nanos();
         self.sleep(delta.as_nanos().min(left))?;
         self.check()
+    }
+
+    /// Waits until `done`, in the second after the deadline, too, in which what a request has begun
+    /// is taken back, but not when there is another reason not to. May sleep.
+    pub(super) fn wait_to_the_end(&self, done: &Completion) {
+        // CAST: A second.
+        let end = self.timeout + Delta::from_nanos(ROLLBACK_NS as i64);
+        while self.started.elapsed() < end && self.interrupted().is_ok() {
+            let slice = msecs_to_jiffies(SLICE_MS);
+            if !matches!(done.wait_killable_timeout(slice), Ok(false)) {
+                return;
+            }
+        }
     }
 
     /// Why the wait is over, but for the deadline.

@@ -15,6 +15,18 @@ use super::protocol::{
     State, //
 };
 
+/// A reset of the device by somebody else than the controller.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug, Hash))]
+pub enum ForeignReset {
+    /// There is none, or whoever has reset the device has put it into operation again.
+    None,
+    /// The device has not been put into operation again yet.
+    UnderWay,
+    /// It is not going to be: whoever has reset it has left it so, with its driver stopped.
+    LeftUndone,
+}
+
 /// What others are about to do with the device, as it is when the state machine is locked. Others
 /// change it without that lock.
 #[derive(Clone, Copy)]
@@ -24,8 +36,8 @@ pub struct Surroundings {
     /// The system sleeps, is about to, or is about to be awake, and somebody else than the
     /// controller's owner stops the device for that.
     pub sleeping: bool,
-    /// Somebody else resets the device, and has not put it into operation again yet.
-    pub being_reset: bool,
+    /// What somebody else does to it by a reset.
+    pub reset: ForeignReset,
 }
 
 /// Whose the device is.
@@ -129,6 +141,9 @@ pub enum Look {
         /// It has failed, and nothing has been done about that yet.
         failed: bool,
     },
+    /// Somebody else has reset it, and left it so: it has failed. Recover it when that has been
+    /// announced.
+    Failed(Change),
 }
 
 /// What comes of a status that has been read, see [`StateMachine::looked`].
@@ -145,16 +160,6 @@ pub enum Looked {
     Resume(Change),
 }
 
-/// Who recovers a device.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug, Hash))]
-pub enum Cause {
-    /// A request, by which it was found out that the device has failed.
-    Request,
-    /// A look.
-    Watch,
-}
-
 /// What becomes of a recovery for which the device lock could not be had.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug, Hash))]
@@ -164,7 +169,7 @@ pub enum Postponed {
     /// The device is to be given up: who holds the lock may wait for it in the driver's `unbind`.
     GiveUp,
     /// To be tried again in a while. Who holds the lock may be the driver's probe, which waits for
-    /// the device: it is told, by [`Cause::Watch`].
+    /// the device: it is told.
     Retry,
 }
 
@@ -176,6 +181,8 @@ pub enum Outcome {
     Operates,
     /// It is not: those who wait for it have been told.
     GivenUp,
+    /// Nothing has been done: somebody else has reset it, and may put it into operation, or not.
+    LeftToOthers,
 }
 
 /// How long a device is looked at again and again, though nobody says anything of it.
@@ -273,7 +280,9 @@ impl StateMachine {
 
     /// Returns whether somebody else has, or may have, the device.
     fn is_out_of_reach(&self, others: &Surroundings) -> bool {
-        self.custody != Custody::Controller || others.sleeping || others.being_reset
+        self.custody != Custody::Controller
+            || others.sleeping
+            || others.reset == ForeignReset::UnderWay
     }
 
     fn change(&mut self, to: State) -> Change {
@@ -310,7 +319,9 @@ impl StateMachine {
             State::Suspending | State::Resuming => Err(Denial::Busy),
             State::Failed => Err(Denial::Failed),
             // The system's sleep is seen to by others, who let a device be resumed.
-            _ if self.custody != Custody::Controller || others.being_reset => Err(Denial::Busy),
+            _ if self.custody != Custody::Controller => Err(Denial::Busy),
+            // Nor one that has been left reset: that is found out by the look which is due.
+            _ if others.reset != ForeignReset::None => Err(Denial::Busy),
             _ if others.unbinding => Err(Denial::Unbinding),
             _ => Ok(()),
         }
@@ -374,6 +385,12 @@ impl StateMachine {
             (State::Suspending | State::Resuming, _) | (_, Recovery::UnderWay) => Look::Later,
             // Whoever has it says so when it is ours again.
             _ if self.is_out_of_reach(others) => Look::Later,
+            (State::Running | State::Suspended, _) if others.reset == ForeignReset::LeftUndone => {
+                Look::Failed(self.fail(Diagnosis {
+                    lost: false,
+                    hopeless: false,
+                }))
+            }
             (State::Running, _) => Look::Status,
             (State::Suspended | State::Failed, recovery) => Look::Standing {
                 failed: matches!(recovery, Recovery::Due(_)),
@@ -437,15 +454,11 @@ impl StateMachine {
     }
 
     /// A recovery did not begin: the device lock was not to be had, or others have the device.
-    pub fn postpone(&mut self, cause: Cause, others: &Surroundings) -> Postponed {
+    pub fn postpone(&mut self, others: &Surroundings) -> Postponed {
         if !matches!(self.recovery, Recovery::Due(_)) || self.custody == Custody::ShutDown {
             return Postponed::Leave;
         }
         if others.unbinding {
-            // Whoever unbinds it waits for the request, and has it looked at then.
-            if cause == Cause::Request {
-                return Postponed::Leave;
-            }
             self.recovery = Recovery::None;
             return Postponed::GiveUp;
         }
@@ -458,10 +471,17 @@ impl StateMachine {
 
     /// A recovery is over.
     pub fn recovered(&mut self, outcome: Outcome) -> Next {
-        self.recovery = Recovery::None;
+        self.recovery = match outcome {
+            // It has been reset, so that nothing of what was found counts any more.
+            Outcome::LeftToOthers => Recovery::Due(Diagnosis {
+                lost: false,
+                hopeless: false,
+            }),
+            Outcome::Operates | Outcome::GivenUp => Recovery::None,
+        };
         match outcome {
             Outcome::Operates => self.enter(State::Running),
-            Outcome::GivenUp => Next {
+            Outcome::GivenUp | Outcome::LeftToOthers => Next {
                 change: None,
                 // Maybe somebody else has put it into operation meanwhile.
                 look: core::mem::take(&mut self.look_due),
@@ -519,7 +539,7 @@ impl StateMachine {
         self.recovery = Recovery::None;
         self.enter(match outcome {
             Outcome::Operates => State::Running,
-            Outcome::GivenUp => State::Failed,
+            Outcome::GivenUp | Outcome::LeftToOthers => State::Failed,
         })
     }
 

@@ -23,6 +23,7 @@ from suspend_lib import (
     expect,
     modules,
     require,
+    sh,
     wait_for,
 )
 
@@ -264,3 +265,15 @@ def blocked(child, seconds=0.3):
     """The child waits, and goes on to."""
     time.sleep(seconds)
     require(child.poll() is None, "it did not wait")
+
+
+def change_scheduler_waits(disk):
+    """A child that changes the scheduler of a disk, and waits for the requests that there are."""
+    # Rather than when it is asked for.
+    sh("modprobe", "mq-deadline", check=False)
+    path = Path(f"/sys/block/{disk}/queue/scheduler")
+    other = "none" if "[none]" not in path.read_text() else "mq-deadline"
+    child = Child(path.write_text, other)
+    stack = Path(f"/proc/{child.pid}/stack")
+    wait_for(lambda: "freeze_queue" in stack.read_text(), "it has frozen the queue", 5 * PROMPT)
+    return child

@@ -215,13 +215,17 @@ def lost_by_a_reset(what):
     try:
         reader = target.read_held()
         LOST[what](target.mailbox)
+        failures = target.dev.number("failures")
         (target.dev.pci / "reset").write_text("1")
         wait_for(lambda: target.dev.state == "failed", "it has failed", 5 * PROMPT)
         expect(reader.errno(5 * PROMPT, "the reader is told"), "EIO", "the reader")
         expect_errno("EIO", "another read", target.read, 0, 4096)
+        expect(target.dev.number("failures"), failures + 1, "failures")
+        require(target.dev.read("last_error") != "none", "last_error says nothing")
         # Whoever has been told does not count on the device any more.
         (target.dev.pci / "reset").write_text("1")
         expect(target.dev.state, "failed", "the state after another reset")
+        expect(target.dev.number("failures"), failures + 1, "failures after another reset")
         expect_errno("EIO", "a read after another reset", target.read, 0, 4096)
     finally:
         target.mailbox.set(faults=[], hold=False)

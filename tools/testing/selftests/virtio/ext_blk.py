@@ -18,9 +18,11 @@ import time
 import zlib
 from pathlib import Path
 
+from blk_lib import change_scheduler_waits
 from ext_lib import drivers, each_driver, extend, unload
 from patience_lib import (
     GOALS,
+    RESETS,
     SHORT_MS,
     SLACK,
     TAKE_BACK,
@@ -288,6 +290,29 @@ def unfinished_in_time(_driver, devices):
     dev.mailbox.set(hold=False)
     expect(reader.errno(within=10 * PROMPT), "success", "the reader")
     relent(dev)
+
+
+ENDS = {"ends in time": ends_in_time, "can be killed": can_be_killed}
+
+
+@case("somebody else waits for requests, with the queue frozen: a suspend {how}", how=ENDS)
+@on_disk
+def frozen_by_another(_driver, devices, how):
+    dev = devices[0]
+    reader = held_read(dev)
+    change = change_scheduler_waits(disk_of(dev).name)
+    ENDS[how](dev, "suspend")
+    dev.mailbox.set(hold=False)
+    expect(reader.errno(within=10 * PROMPT), "success", "the reader")
+    expect(change.errno(within=5 * PROMPT), "success", "the change")
+    relent(dev)
+
+
+@case("a {goal} of a disk that needs a reset, and is slow with it, {how}", goal=GOALS, how=RESETS)
+@on_disk
+def slow_reset(_driver, devices, goal, how):
+    RESETS[how](devices[0], goal)
+    devices[0].works()
 
 
 @case("requests first and then the device take their time: there is one deadline for both")
@@ -569,6 +594,73 @@ def reset_function(_driver, devices):
     dev.works()
     dev.cycle()
     expect(unload(), "success", "unloading")
+
+
+STATES = ("runs", "is suspended")
+
+
+def reset_and_left(dev, state):
+    """The function is reset, and not put into operation again, while the disk {state}."""
+    path_of(dev)
+    if state == "is suspended":
+        dev.request("suspend")
+    reset_of(dev).write_text("1")
+    expect(dev.mailbox.info()["state"], "reset", "the device's view")
+
+
+@case("the function is reset while the disk {state}, and left so: the disk is recovered",
+      state=STATES)
+@on_disk
+def left_reset(_driver, devices, state):
+    dev = devices[0]
+    with dev.enabled_by_user_space():
+        reset_and_left(dev, state)
+        reader = Child(read_block, path_of(dev))
+        wait_for(lambda: dev.number("recoveries") == 1, "it is recovered", 5 * PROMPT)
+        wait_for(lambda: dev.state == "running", "it runs")
+        expect(reader.errno(within=5 * PROMPT), "success", "the reader")
+        expect(dev.number("failures"), 1, "failures")
+        require("left so" in dev.read("last_error"), dev.read("last_error"))
+        dev.works()
+        dev.cycle()
+
+
+@case("the function is reset while the disk is suspended, left so, and can't be initialised")
+@on_disk
+def left_for_good(_driver, devices):
+    dev = devices[0]
+    with dev.enabled_by_user_space():
+        dev.mailbox.set(faults=["features-ok-refused"])
+        reset_and_left(dev, "is suspended")
+        reader = Child(read_block, path_of(dev))
+        wait_for(lambda: dev.state == "failed", "it has failed", 5 * PROMPT)
+        told = reader.errno(within=5 * PROMPT)
+        require(told in ("EIO", "ENODEV", "ENXIO"), f"the reader is told {told}")
+        # Whoever has been told does not count on it any more, whatever its bus does.
+        dev.mailbox.set(faults=[])
+        reset_of(dev).write_text("1")
+        wait_for(lambda: dev.mailbox.info()["state"] == "running", "the device is in operation")
+        expect(dev.refused(), "EIO", "suspend")
+        expect(dev.state, "failed", "state")
+        expect(Child(dev.unbind).errno(5 * PROMPT), "success", "unbinding")
+        dev.bind()
+        dev.works()
+        dev.cycle()
+
+
+@case("the function is reset while the disk is suspended, left so, and the driver is unbound")
+@on_disk
+def left_and_unbound(_driver, devices):
+    dev = devices[0]
+    with dev.enabled_by_user_space():
+        reset_and_left(dev, "is suspended")
+        reader = Child(read_block, path_of(dev))
+        expect(Child(dev.unbind).errno(5 * PROMPT), "success", "unbinding")
+        told = reader.errno(within=5 * PROMPT)
+        require(told in ("EIO", "ENODEV", "ENXIO"), f"the reader is told {told}")
+        dev.bind()
+        dev.works()
+        dev.cycle()
 
 
 @case("a resume is asked for while the function is reset: it is refused, and the disk runs")

@@ -3,6 +3,7 @@
 back, whatever it waits for, and no longer than its writer lives or its driver is bound.
 """
 
+import contextlib
 import signal
 import time
 
@@ -79,6 +80,49 @@ def can_be_killed(dev, goal):
         expect(child.wait(10 * PROMPT), -signal.SIGKILL, "how the writer ended")
     expect(dev.state, before(goal), "state")
     require(dev.read("last_error").startswith("EINTR "), "last_error does not say so")
+
+
+# How long a device takes for a reset that is not waited for, in milliseconds.
+RESET_MS = 4 * (SHORT_MS + 1000)
+
+
+@contextlib.contextmanager
+def slow_reset(dev, goal):
+    """The device needs a reset when it is asked, and takes its time for that; it is recovered."""
+    if goal == "resume":
+        dev.request("suspend")
+    recoveries = dev.number("recoveries")
+    late = f"reset-late={RESET_MS}"
+    dev.need_mailbox().set(faults=[f"needs-reset-on-{goal}", late])
+    yield
+    wait_for(lambda: dev.mailbox.happened(late), "the device is reset")
+    expect(dev.state, "failed", "state")
+    expect(dev.number("recoveries"), recoveries, "recoveries before the reset is over")
+    wait_for(lambda: dev.state == "running", "it is recovered", RESET_MS / 1000 + 5 * PROMPT)
+    expect(dev.number("recoveries"), recoveries + 1, "recoveries")
+    relent(dev)
+
+
+def reset_in_time(dev, goal):
+    """A request after which only a reset helps ends in time, however long that takes."""
+    with slow_reset(dev, goal):
+        dev.write("timeout_ms", str(SHORT_MS))
+        with within(SHORT_MS / 1000 + TAKE_BACK + SLACK, goal):
+            expect(Child(dev.request, goal).errno(10 * PROMPT), "EIO", goal)
+
+
+def reset_killed(dev, goal):
+    """The same, if its writer is killed."""
+    with slow_reset(dev, goal):
+        dev.write("timeout_ms", str(2 * FAR_MS))
+        child = Child(dev.request, goal)
+        wait_for(lambda: dev.state == "failed", "it has failed")
+        with within(TAKE_BACK + SLACK, "the end of a killed writer"):
+            child.kill()
+            expect(child.wait(10 * PROMPT), -signal.SIGKILL, "how the writer ended")
+
+
+RESETS = {"ends in time": reset_in_time, "can be killed": reset_killed}
 
 
 def ends_with_the_driver(dev, goal):

@@ -304,6 +304,30 @@ class Device:
             self.unbind()
         self.bind()
 
+    @contextlib.contextmanager
+    def enabled_by_user_space(self):
+        """User space has enabled the PCI function, too, and the device is bound anew.
+
+        So the function is not disabled for its reset, and after the reset the transport takes that
+        for a sign that there was none.
+        """
+        transport = (self.pci / "driver").resolve()
+        unbind, bind = transport / "unbind", transport / "bind"
+        unbind.write_text(self.pci.name)
+        (self.pci / "enable").write_text("1")
+        try:
+            bind.write_text(self.pci.name)
+            wait_for(lambda: self.is_bound, f"{self.name} is bound")
+            self.write("timeout_ms", str(TIMEOUT_MS))
+            yield
+        finally:
+            unbind.write_text(self.pci.name)
+            # A reset has disabled it once, and the transport once more.
+            if (self.pci / "enable").read_text() != "0\n":
+                (self.pci / "enable").write_text("0")
+            bind.write_text(self.pci.name)
+            wait_for(lambda: self.is_bound, f"{self.name} is bound again")
+
     def need_mailbox(self):
         if not self.mailbox:
             raise Skip(f"{self.name} is no test device")

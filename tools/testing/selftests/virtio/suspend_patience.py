@@ -9,6 +9,7 @@ import blk_lib
 from ext_lib import drivers, extend
 from patience_lib import (
     GOALS,
+    RESETS,
     can_be_killed,
     ends_in_time,
     ends_with_the_driver,
@@ -63,6 +64,12 @@ def unbound(kind, goal):
     dev.request("resume")
 
 
+@case("{kind}: a {goal} of a device that needs a reset, and is slow with it, {how}", kind=DRIVERS,
+      goal=GOALS, how=RESETS)
+def slow_reset(kind, goal, how):
+    RESETS[how](one(kind), goal)
+
+
 ENDS = {"ends in time": ends_in_time, "can be killed": can_be_killed}
 
 
@@ -73,6 +80,18 @@ def unfinished(how):
     ENDS[how](target.dev, "suspend")
     target.mailbox.set(hold=False)
     expect(reader.errno(5 * PROMPT), "success", "the reader")
+    relent(target.dev)
+
+
+@case("disk: somebody else waits for requests, with the queue frozen: a suspend {how}", how=ENDS)
+def frozen_by_another(how):
+    target = blk_lib.disk()
+    reader = target.read_held()
+    change = blk_lib.change_scheduler_waits(target.name)
+    ENDS[how](target.dev, "suspend")
+    target.mailbox.set(hold=False)
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
+    expect(change.errno(5 * PROMPT), "success", "the change")
     relent(target.dev)
 
 

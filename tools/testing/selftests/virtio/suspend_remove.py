@@ -168,27 +168,13 @@ def reset_without_end(revision):
     reset = dev.pci / "reset"
     if not reset.exists():
         raise Skip(f"{dev.name} can't be reset")
-    transport = (dev.pci / "driver").resolve()
-    unbind, bind = transport / "unbind", transport / "bind"
-
-    # A function that user space has enabled, too, is not disabled for its reset, and after the
-    # reset the transport takes that for a sign that there was none.
-    unbind.write_text(dev.pci.name)
-    (dev.pci / "enable").write_text("1")
-    try:
-        bind.write_text(dev.pci.name)
-        wait_for(lambda: dev.is_bound, f"{dev.name} is bound")
+    with dev.enabled_by_user_space():
         reset.write_text("1")
         wait_for(lambda: dev.state == "failed", "the device has failed", 2 * PROMPT)
+        expect(dev.number("failures"), 1, "failures")
+        require(dev.read("last_error").startswith("EIO "), dev.read("last_error"))
         with within(PROMPT, "unbind"):
             dev.unbind()
-    finally:
-        unbind.write_text(dev.pci.name)
-        # The reset has disabled it once, and the transport once more.
-        if (dev.pci / "enable").read_text() != "0\n":
-            (dev.pci / "enable").write_text("0")
-        bind.write_text(dev.pci.name)
-        wait_for(lambda: dev.is_bound, f"{dev.name} is bound again")
     suspends_again(dev)
 
 

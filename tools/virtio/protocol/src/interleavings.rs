@@ -111,13 +111,15 @@ fn is_quiet(w: &World) -> bool {
         && w.order.is_none()
         && (!w.pending || w.closed)
         && !others::deliverable(w)
+        && !w.is_left()
         && matches!(w.bus, Bus::Bound | Bus::Unbound)
         && matches!(w.core, Core::None | Core::Stopped(Stop::Sleep) | Core::Down)
 }
 
 /// Whether everything is at rest, and the device is the controller's.
 fn is_settled(w: &World) -> bool {
-    is_quiet(w) && w.bus == Bus::Bound && w.core == Core::None && w.fate == world::Fate::Untouched
+    let others = matches!(w.fate, world::Fate::Reset | world::Fate::Operating);
+    is_quiet(w) && w.bus == Bus::Bound && w.core == Core::None && !others
 }
 
 impl Model for Interleavings {

@@ -16,17 +16,20 @@ use kernel::{
 
 use super::{
     super::{
-        failure::Refusal,
+        failure::{
+            Failure,
+            Refusal, //
+        },
         operations::Operations,
         patience::Patience,
         protocol::{
             Condition,
             Goal,
             Reason,
-            Revision, //
+            Revision,
+            State, //
         },
         state_machine::{
-            Cause,
             Change,
             Diagnosis,
             Look,
@@ -58,37 +61,39 @@ const LOCK_TRIES: usize = 1000;
 const RETRY_MS: u32 = 1_000;
 
 impl Controller {
-    /// A request finds that the device has failed: only a reset helps, if anything does (rule D9).
-    pub(super) fn fail(&self, ops: &dyn Operations, dev: &Device<Bound>, refusal: Refusal) {
-        self.fail_because(ops, dev, refusal, false, Cause::Request);
-    }
-
-    fn fail_because(
-        &self,
-        ops: &dyn Operations,
-        dev: &Device<Bound>,
-        refusal: Refusal,
-        hopeless: bool,
-        cause: Cause,
-    ) {
+    /// A device has failed: only a reset helps, if anything does (rule D9).
+    fn fail(&self, dev: &Device<Bound>, refusal: Refusal, hopeless: bool) {
         let order = self.order.lock();
         let change = self.inner.lock().machine.fail(Diagnosis {
             lost: refusal.lost,
             hopeless,
         });
-        self.announce_failure(order, dev, change, refusal);
-        self.recover(ops, dev, cause);
+        self.announce_failure(order, dev, change, refusal.failure);
+    }
+
+    /// As above, found out by a request. It is the watch that recovers the device: who waits for a
+    /// reset can neither be killed nor give up, and so can't be somebody who has a deadline. The
+    /// request waits for the watch, as long as it may.
+    pub(super) fn fail_request(
+        &self,
+        dev: &Device<Bound>,
+        refusal: Refusal,
+        patience: &Patience<'_>,
+    ) {
+        self.attended.reinit();
+        self.fail(dev, refusal, false);
+        self.watch.schedule_now(dev);
+        patience.wait_to_the_end(&self.attended);
     }
 
     /// `order` has been locked since before the device was found to have failed.
-    fn announce_failure(
+    pub(super) fn announce_failure(
         &self,
         order: MutexGuard<'_, ()>,
         dev: &Device<Bound>,
         change: Change,
-        refusal: Refusal,
+        failure: Failure,
     ) {
-        let failure = refusal.failure;
         self.record(failure);
         self.announce(dev, change, Err(failure.error));
         drop(order);
@@ -133,9 +138,17 @@ impl Controller {
 
         // While `order` is locked no request can begin.
         let order = self.order.lock();
-        let look = self.inner.lock().machine.look(&self.others(ops));
+        let mut inner = self.inner.lock();
+        let had_failed = inner.machine.state() == State::Failed;
+        let look = inner.machine.look(&self.others(ops));
+        drop(inner);
         match look {
-            Look::Later => {}
+            Look::Later => drop(order),
+            Look::Failed(change) => {
+                let why = "device was reset by others, and left so";
+                self.announce_failure(order, dev, change, Failure::new(EIO, why));
+                self.recover(ops, dev);
+            }
             Look::Standing { failed } => {
                 if ops.take_foreign_reset() {
                     let next = self.inner.lock().machine.adopt();
@@ -143,13 +156,16 @@ impl Controller {
                     self.follow(order, dev, next, Ok(()));
                 } else if failed {
                     drop(order);
-                    self.recover(ops, dev, Cause::Watch);
+                    self.recover(ops, dev);
                 }
             }
             Look::Status => {
                 let _ = ops.take_foreign_reset();
                 self.look_at_status(order, ops, dev, revision);
             }
+        }
+        if had_failed {
+            self.attended.complete_all();
         }
     }
 
@@ -181,8 +197,8 @@ impl Controller {
             Looked::Later => {}
             Looked::Running => self.watch_on(dev),
             Looked::Failed(change, why) => {
-                self.announce_failure(order, dev, change, Refusal::new(why, false));
-                self.recover(ops, dev, Cause::Watch);
+                self.announce_failure(order, dev, change, why.into());
+                self.recover(ops, dev);
             }
             Looked::Resume(change) => {
                 let patience = Patience::new(timeout_ms, &self.interruption);
@@ -216,7 +232,10 @@ impl Controller {
                 // Who watches it for something else goes on to do so.
                 self.watch_on(dev);
             }
-            Err(refusal) => self.fail_because(ops, dev, refusal, hopeless, Cause::Watch),
+            Err(refusal) => {
+                self.fail(dev, refusal, hopeless);
+                self.recover(ops, dev);
+            }
         }
     }
 
@@ -226,7 +245,7 @@ impl Controller {
     ///
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
     /// on.
-    fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>, cause: Cause) {
+    fn recover(&self, ops: &dyn Operations, dev: &Device<Bound>) {
         let lock = self.lock_device(dev);
         // Whether it is still to be recovered: somebody else may have done it, or have the device.
         let diagnosis = lock
@@ -234,17 +253,18 @@ impl Controller {
             .and_then(|_| self.inner.lock().machine.begin_recovery(&self.others(ops)));
         let Some(Diagnosis { lost, hopeless }) = diagnosis else {
             drop(lock);
-            self.postpone(ops, dev, cause);
+            self.postpone(ops, dev);
             return;
         };
         let reset = !lost && !hopeless && *crate::parameters::recover.value_ref();
 
         let outcome = match ops.recover(dev, lost, reset) {
-            Ok(true) => {
-                dev_info!(dev, "recovered by a reset\n");
-                Outcome::Operates
+            Ok(outcome) => {
+                if outcome == Outcome::Operates {
+                    dev_info!(dev, "recovered by a reset\n");
+                }
+                outcome
             }
-            Ok(false) => Outcome::GivenUp,
             Err(error) => {
                 dev_err!(dev, "can't be recovered: {error:?}\n");
                 Outcome::GivenUp
@@ -265,26 +285,24 @@ impl Controller {
     }
 
     /// The device lock could not be had, or others have the device.
-    fn postpone(&self, ops: &dyn Operations, dev: &Device<Bound>, cause: Cause) {
-        let postponed = self.inner.lock().machine.postpone(cause, &self.others(ops));
+    fn postpone(&self, ops: &dyn Operations, dev: &Device<Bound>) {
+        let postponed = self.inner.lock().machine.postpone(&self.others(ops));
         match postponed {
             Postponed::Leave => {}
             // The driver may wait for the device in its `unbind`. Who unbinds it holds the lock,
             // and goes no further than that before the watch has been cancelled.
             Postponed::GiveUp => ops.give_up(dev),
             Postponed::Retry => {
-                if cause == Cause::Watch {
-                    // The same when it is started by its probe.
-                    ops.fail_probe(dev);
-                }
+                // The same when it is started by its probe.
+                ops.fail_probe(dev);
                 self.watch.schedule(dev, msecs_to_jiffies(RETRY_MS));
             }
         }
     }
 
     /// Takes the device lock, unless the device is about to be unbound, or the system to go down:
-    /// whoever does that holds the lock, and waits for this request or the watch to end. So does
-    /// who puts the system to sleep or resets the function, which is why it is not waited for.
+    /// whoever does that holds the lock, and waits for the watch to end. So does who puts the
+    /// system to sleep or resets the function, which is why it is not waited for.
     fn lock_device<'a>(&self, dev: &'a Device<Bound>) -> Option<DeviceLock<'a>> {
         for _ in 0..LOCK_TRIES {
             if let Some(lock) = dev.try_lock() {

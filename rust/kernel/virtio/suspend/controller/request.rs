@@ -112,7 +112,7 @@ impl Controller {
             let next = self.inner.lock().machine.roll_back(goal);
             self.follow(order, dev, next, Err(failure.error));
         } else {
-            self.fail(ops, dev, refusal);
+            self.fail_request(dev, refusal, &patience);
         }
         Err(failure.error)
     }

@@ -17,11 +17,18 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::msecs_to_jiffies,
+    time::{
+        msecs_to_jiffies,
+        Delta, //
+    },
 };
 
 use super::{
     bus::as_bound,
+    fate::{
+        Fate,
+        FateCell, //
+    },
     Foreign,
     Gate,
     Quiescer,
@@ -29,13 +36,19 @@ use super::{
 };
 use crate::{
     bindings,
+    device::ParentLock,
     queue::Record,
     suspend::{
         controller::Controller,
         failure::Failure,
+        later::Later,
         operations::Operations,
         patience::Patience,
         protocol::Revision,
+        state_machine::{
+            ForeignReset,
+            Outcome, //
+        },
         sysfs::Files, //
     },
     sync::Completion,
@@ -44,6 +57,12 @@ use crate::{
 
 /// How long the driver of a device that needs a reset may take to stop, in milliseconds.
 const RECOVERY_MS: u32 = 1_000;
+
+/// How often it is tried to take the lock of a device's parent, in milliseconds.
+const PARENT_STEP_MS: i64 = 2;
+
+/// How often it is looked what became of a device that others have reset, in milliseconds.
+const RESET_STEP_MS: u32 = 1_000;
 
 /// How long a killed writer to the configuration space may go unnoticed, in milliseconds.
 const WRITER_MS: u32 = 1_000;
@@ -59,15 +78,18 @@ pub(super) enum Obstacle {
     NoQuiescer,
 }
 
-/// What others than the controller have done to a device.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-enum Fate {
-    Untouched = 0,
-    /// Somebody has reset it.
-    Reset = 1,
-    /// And has put it into operation again, which has not been looked at yet.
-    Operating = 2,
+/// Why a device could not be initialised again.
+enum Unrecovered {
+    /// Its driver can't be stopped, and has its virtqueues.
+    NotStopped(Error),
+    /// Its driver is stopped, and has no virtqueues any more.
+    Stopped(Error),
+}
+
+/// Returns whether the system goes down: the virtio core has reset the device, for good.
+fn is_going_down() -> bool {
+    // SAFETY: Any context.
+    unsafe { bindings::system_is_going_down() }
 }
 
 /// A reference that keeps a module loaded.
@@ -117,8 +139,10 @@ pub(super) struct Binding {
     config_released: Completion,
     /// Set while the controller itself resets the device.
     recovering: Atomic<bool>,
-    /// A [`Fate`].
-    fate: Atomic<u32>,
+    fate: FateCell,
+    /// Looks what became of a device that others have reset.
+    #[pin]
+    reset_work: Later,
 }
 
 impl Binding {
@@ -140,7 +164,8 @@ impl Binding {
                 config_held <- new_mutex!(false),
                 config_released <- Completion::new(),
                 recovering: Atomic::new(false),
-                fate: Atomic::new(Fate::Untouched as u32),
+                fate: FateCell::new(),
+                reset_work <- Later::new(look_after_reset),
             }),
             GFP_KERNEL,
         )
@@ -168,6 +193,7 @@ impl Binding {
         self.controller.unbind();
         let files = self.files.lock().take();
         drop(files);
+        self.reset_work.close();
         self.controller.close();
 
         if self.is_gated() {
@@ -184,23 +210,40 @@ impl Binding {
     }
 
     /// Somebody resets the device.
-    pub(super) fn reset(&self) {
-        if !self.recovering.load(Acquire) {
-            self.fate.store(Fate::Reset as u32, Release);
+    pub(super) fn reset(&self, dev: &Device) {
+        if !self.recovering.load(Acquire) && self.fate.reset() {
+            // SAFETY: There is a binding, so the device is bound. It is not unbound while its
+            // driver or the virtio core uses it, and work that is asked for later is not done.
+            self.look_after_reset(unsafe { as_bound(dev) });
+        }
+    }
+
+    /// Has it looked, in a while, what became of a device that has been reset.
+    fn look_after_reset(&self, dev: &Device<Bound>) {
+        self.reset_work
+            .schedule(dev, msecs_to_jiffies(RESET_STEP_MS));
+    }
+
+    /// Looks whether those who have reset the device have gone, and left it so. Then the virtio
+    /// core could not initialise it. Or the transport could not enable the function, or has not
+    /// disabled it, because user space has enabled it, too.
+    fn reset_work(&self, dev: &Device<Bound>) {
+        if self.fate.get() != Fate::Reset || is_going_down() {
+            return;
+        }
+        if self.controller.is_sleeping() || dev.try_lock_parent().is_none() {
+            self.look_after_reset(dev);
+        } else if self.fate.change(Fate::Reset, Fate::LeftReset) {
+            self.controller.look_soon(dev);
         }
     }
 
     /// Somebody has put the device into operation.
     pub(super) fn driver_ok(&self, dev: &Device) {
-        if self.change_fate(Fate::Reset, Fate::Operating) {
-            // SAFETY: There is a binding, so the device is bound. It is not unbound while its
-            // driver or the virtio core uses it, and work that is asked for later is not done.
+        if self.fate.operate() {
+            // SAFETY: As in `reset`.
             self.controller.look_soon(unsafe { as_bound(dev) });
         }
-    }
-
-    fn change_fate(&self, from: Fate, to: Fate) -> bool {
-        self.fate.cmpxchg(from as u32, to as u32, Full).is_ok()
     }
 
     /// The system is about to sleep. May sleep.
@@ -270,10 +313,15 @@ impl Binding {
         dev.enable_config_core();
     }
 
-    /// Lets the driver go on with a device that can't be used: it gets errors.
+    /// Lets the driver go on with a device that can't be used: it gets errors. One that others have
+    /// stopped does not go on, but whoever waits for it gets errors, too.
     fn leave_broken(&self, dev: &Device<Bound>) {
         Virtqueues::of(dev).close();
-        let gated = self.gated.lock().take();
+        let mut gated = self.gated.lock().take();
+        if let (Some(gated), Fate::Reset | Fate::LeftReset) = (&mut gated, self.fate.get()) {
+            gated.gate.abandon();
+            self.fate.set(Fate::Abandoned);
+        }
         if self.is_gated.xchg(false, Full) {
             self.release_config(dev);
         }
@@ -281,20 +329,41 @@ impl Binding {
     }
 
     /// Resets the device and has its driver initialise it again, as for a reset of the function.
+    /// One that has been left reset has only the second half of that to come.
     ///
     /// A driver that has nothing of that kind can't: what it has for a sleep of the system relies
     /// on there being no user space meanwhile.
-    ///
-    /// The error comes with whether the driver has no virtqueues any more.
-    fn reinitialise(dev: &Device<Bound>) -> Result<(), (Error, bool)> {
+    fn reinitialise(dev: &Device<Bound>, is_left_reset: bool) -> Result<(), Unrecovered> {
         let vdev = dev.as_raw();
 
-        // SAFETY: The device is valid and bound, its lock is held, and the context may sleep.
-        to_result(unsafe { bindings::virtio_device_reset_prepare(vdev) })
-            .map_err(|error| (error, false))?;
+        if !is_left_reset {
+            // SAFETY: The device is valid and bound, its lock is held, and the context may sleep.
+            to_result(unsafe { bindings::virtio_device_reset_prepare(vdev) })
+                .map_err(Unrecovered::NotStopped)?;
+        }
         // SAFETY: As above.
-        to_result(unsafe { bindings::virtio_device_reset_done(vdev) })
-            .map_err(|error| (error, true))
+        to_result(unsafe { bindings::virtio_device_reset_done(vdev) }).map_err(Unrecovered::Stopped)
+    }
+
+    /// Waits for the lock of the device's parent, which whoever resets the function holds. Who
+    /// removes it waits for the device lock, which the caller holds.
+    fn lock_parent<'a>(&self, dev: &'a Device<Bound>) -> Result<ParentLock<'a>> {
+        let patience = self.controller.patience(RECOVERY_MS);
+        loop {
+            if let Some(lock) = dev.try_lock_parent() {
+                return Ok(lock);
+            }
+            patience
+                .pause(Delta::from_millis(PARENT_STEP_MS))
+                .map_err(|failure| failure.error)?;
+        }
+    }
+}
+
+/// Has it looked what became of a device, see [`Binding::reset_work`].
+fn look_after_reset(dev: &Device<Bound>) {
+    if let Some(binding) = super::find(dev.as_raw()).and_then(|entry| entry.binding()) {
+        binding.reset_work(dev);
     }
 }
 
@@ -332,9 +401,9 @@ impl Operations for Binding {
             return Err(Failure::new(EIO, "a virtqueue is broken"));
         }
 
-        self.change_fate(Fate::Operating, Fate::Untouched);
+        self.fate.change(Fate::Operating, Fate::Untouched);
         // Until it operates again it can't be told from one that has reset itself.
-        if self.is_being_reset() {
+        if self.fate.get() != Fate::Untouched {
             return Err(Failure::new(EBUSY, "the device is being reset"));
         }
         self.hold_config(dev);
@@ -389,36 +458,43 @@ impl Operations for Binding {
         Virtqueues::of(dev).is_broken()
     }
 
-    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<bool> {
+    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<Outcome> {
+        // Nobody resets it meanwhile.
+        let parent = self.lock_parent(dev);
+        let fate = self.fate.get();
         // Somebody else is at it.
-        if self.fate.load(Acquire) != Fate::Untouched as u32 {
-            return Ok(false);
+        if !matches!(fate, Fate::Untouched | Fate::LeftReset) {
+            return Ok(Outcome::LeftToOthers);
         }
-        if lost || !reset {
+        let is_left_reset = fate == Fate::LeftReset;
+        // It may be that nobody has enabled the function again.
+        if lost || !reset || is_left_reset && !dev.is_parent_enabled() {
             self.leave_broken(dev);
-            return Ok(false);
+            return Ok(Outcome::GivenUp);
         }
+        let _parent = parent.inspect_err(|_| self.leave_broken(dev))?;
         // A driver that is not gated may wait for the device when it is to stop, for ever.
-        if !self.is_gated() {
+        if !is_left_reset && !self.is_gated() {
             self.gate(dev, &self.controller.patience(RECOVERY_MS))
                 .map_err(|failure| failure.error)?;
         }
 
         self.recovering.store(true, Release);
-        let result = Self::reinitialise(dev);
+        let result = Self::reinitialise(dev, is_left_reset);
         self.recovering.store(false, Release);
 
         match result {
             Ok(()) => {
+                self.fate.set(Fate::Untouched);
                 self.reopen(dev);
-                Ok(true)
+                Ok(Outcome::Operates)
             }
-            Err((error, stopped)) => {
-                if stopped {
-                    if let Some(gated) = &mut *self.gated.lock() {
-                        gated.gate.abandon();
-                    }
-                }
+            Err(Unrecovered::NotStopped(error)) => {
+                self.leave_broken(dev);
+                Err(error)
+            }
+            Err(Unrecovered::Stopped(error)) => {
+                self.fate.set(Fate::LeftReset);
                 self.leave_broken(dev);
                 Err(error)
             }
@@ -428,11 +504,15 @@ impl Operations for Binding {
     /// [`Binding::end`] does, which waits for the watch.
     fn give_up(&self, _dev: &Device<Bound>) {}
 
-    fn is_being_reset(&self) -> bool {
-        self.fate.load(Acquire) == Fate::Reset as u32
+    fn foreign_reset(&self) -> ForeignReset {
+        match self.fate.get() {
+            Fate::Untouched | Fate::Operating | Fate::Abandoned => ForeignReset::None,
+            Fate::Reset => ForeignReset::UnderWay,
+            Fate::LeftReset => ForeignReset::LeftUndone,
+        }
     }
 
     fn take_foreign_reset(&self) -> bool {
-        self.change_fate(Fate::Operating, Fate::Untouched)
+        self.fate.change(Fate::Operating, Fate::Untouched)
     }
 }

@@ -287,8 +287,8 @@ unsafe extern "C" fn reset(vdev: *mut virtio_device) {
     let behind = unsafe { Behind::of(vdev) };
     let ops = behind.ops();
 
-    if let Some(binding) = behind.binding() {
-        binding.reset();
+    if let (Some(entry), Some(binding)) = (behind.entry, behind.binding()) {
+        binding.reset(&entry.dev);
     }
     if let (Some(entry), Some(get_status)) = (behind.entry, ops.get_status) {
         // SAFETY: As above.

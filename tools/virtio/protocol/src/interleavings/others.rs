@@ -181,6 +181,14 @@ pub fn core(m: &mut Moves<'_>) {
     let lock = from.device_lock.is_none();
     let native = from.kind == Kind::Native;
 
+    // What is looked at every second.
+    if from.is_left() {
+        m.step("is found to have left the device", |w| {
+            w.fate = Fate::LeftReset;
+            w.look_soon();
+        });
+    }
+
     match from.core {
         // Who waits for a lock before it has begun to do anything may as well begin later.
         Core::None if from.bus != Bus::Unbound => {
@@ -210,7 +218,7 @@ pub fn core(m: &mut Moves<'_>) {
             } else if !native && from.bus == Bus::Bound {
                 m.event("resets the function", |w| {
                     w.device.become_at(At::Reset);
-                    if !w.recovering {
+                    if !w.recovering && w.fate != Fate::Abandoned {
                         w.fate = Fate::Reset;
                     }
                     w.core = Core::ResetDone;
@@ -265,7 +273,7 @@ pub fn core(m: &mut Moves<'_>) {
                 if native {
                     w.gated = false;
                     w.device_lock = None;
-                } else {
+                } else if w.fate != Fate::Abandoned {
                     w.fate = Fate::Reset;
                 }
                 w.away = true;
@@ -355,10 +363,13 @@ pub fn core(m: &mut Moves<'_>) {
         }
 
         // What others do with the device of a driver that is none of the crate's.
-        Core::ResetDone => m.step("has reset the function", |w| {
-            operate(w);
-            w.core = Core::None;
-        }),
+        Core::ResetDone => {
+            m.step("has reset the function", |w| {
+                operate(w);
+                w.core = Core::None;
+            });
+            m.step("leaves the function reset", |w| w.core = Core::None);
+        }
         Core::Restore => {
             if !from.device.gone {
                 m.step("restores the device", |w| {

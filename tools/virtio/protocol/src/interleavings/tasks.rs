@@ -10,6 +10,7 @@ use crate::{
     },
     state_machine::{
         Diagnosis,
+        ForeignReset,
         Look,
         Looked,
         Next,
@@ -82,7 +83,13 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
             w.tasks[task] = match after {
                 After::Request(Goal::Suspend) => Pc::Gate,
                 After::Request(Goal::Resume) | After::LateResume => Pc::Ask(Goal::Resume),
-                After::Recover => Pc::TryLock,
+                After::Recover if is_watch => Pc::TryLock,
+                // It is the watch that recovers a device, for which a request does not wait longer
+                // than it likes.
+                After::Recover => {
+                    w.look_soon();
+                    Pc::Idle
+                }
                 After::Unlock => {
                     unlock(w, task);
                     Pc::Idle
@@ -97,11 +104,15 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
                     goal: Goal::Suspend,
                 };
             });
-            if !from.others().being_reset {
+            let fate = match from.fate {
+                Fate::Operating => Fate::Untouched,
+                fate => fate,
+            };
+            if from.kind == Kind::Native && from.others().reset == ForeignReset::None
+                || from.kind == Kind::Extension && fate == Fate::Untouched
+            {
                 m.step("is gated", |w| {
-                    if w.fate == Fate::Operating {
-                        w.fate = Fate::Untouched;
-                    }
+                    w.fate = fate;
                     w.gated = true;
                     w.tasks[task] = Pc::Ask(Goal::Suspend);
                 });
@@ -234,15 +245,10 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
         Pc::TryLock => m.step("can't lock the device", |w| w.tasks[task] = Pc::Postpone),
         Pc::Postpone => m.step("postpones", |w| {
             let others = w.others();
-            let postponed = w.machine.postpone(World::cause(task), &others);
-            w.tasks[task] = match postponed {
+            w.tasks[task] = match w.machine.postpone(&others) {
                 Postponed::Leave => Pc::Idle,
                 Postponed::GiveUp => Pc::GiveUp,
-                Postponed::Retry if is_watch => Pc::FailProbe,
-                Postponed::Retry => {
-                    w.look_soon();
-                    Pc::Idle
-                }
+                Postponed::Retry => Pc::FailProbe,
             };
         }),
         Pc::GiveUp => m.step("gives up", |w| {
@@ -277,10 +283,19 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
                     w.device.become_at(At::Running);
                     w.gated = false;
                     w.recovering = false;
+                    w.fate = Fate::Untouched;
                     w.tasks[task] = Pc::Recovered(Outcome::Operates);
                 });
             }
             m.step("can't initialise", |w| {
+                // Its driver is stopped, and does not count on it any more.
+                if w.kind == Kind::Extension {
+                    w.fate = if w.gated {
+                        Fate::Abandoned
+                    } else {
+                        Fate::LeftReset
+                    };
+                }
                 w.gated = false;
                 w.recovering = false;
                 w.told = true;
@@ -325,6 +340,10 @@ fn look(w: &mut World, task: usize) {
             let next = w.machine.adopt();
             w.order = Some(World::who(task));
             w.tasks[task] = Pc::Adopt(next);
+        }
+        Look::Failed(change) => {
+            w.order = Some(World::who(task));
+            w.tasks[task] = Pc::Announce(Some(change), false, After::Recover);
         }
         Look::Standing { failed: true } => w.tasks[task] = Pc::TryLock,
         Look::Standing { failed: false } | Look::Later => {}
@@ -398,34 +417,38 @@ fn observe(w: &mut World, task: usize, goal: Goal, disconnected: bool) {
 /// What [`Operations::recover`] does: `Common` and `Binding` have one each.
 fn recover(m: &mut Moves<'_>, task: usize, lost: bool, hopeless: bool) {
     let from = m.from;
-    let give_up = |w: &mut World, told: bool| {
-        if told {
-            w.told = true;
-            w.gated = false;
-        }
+    let give_up = |w: &mut World| {
+        w.told = true;
+        w.gated = false;
         w.tasks[task] = Pc::Recovered(Outcome::GivenUp);
     };
     let extension = from.kind == Kind::Extension;
+    let left = from.fate == Fate::LeftReset;
 
-    if extension && from.fate != Fate::Untouched {
-        m.step("leaves it to others", |w| give_up(w, false));
+    if extension && !matches!(from.fate, Fate::Untouched | Fate::LeftReset) {
+        m.step("leaves it to others", |w| {
+            w.tasks[task] = Pc::Recovered(Outcome::LeftToOthers);
+        });
     } else if lost || hopeless {
         m.step("gives up", |w| {
             w.touch();
             w.device.become_at(At::Reset);
-            give_up(w, true);
+            if left && w.gated {
+                w.fate = Fate::Abandoned;
+            }
+            give_up(w);
         });
     } else {
         m.step("resets", |w| {
             w.touch();
-            w.gated = extension;
+            w.gated = extension && (w.gated || !left);
             w.recovering = extension;
             w.device.become_at(At::Reset);
             w.tasks[task] = Pc::Initialise;
         });
-        if extension && !from.gated {
+        if extension && !left && !from.gated {
             // A driver that can't be stopped is left to itself: it waits as it would without.
-            m.step("can't be gated", |w| give_up(w, true));
+            m.step("can't be gated", |w| give_up(w));
         }
     }
 }

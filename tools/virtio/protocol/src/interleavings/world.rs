@@ -10,8 +10,8 @@ use crate::{
         State, //
     },
     state_machine::{
-        Cause,
         Change,
+        ForeignReset,
         Next,
         Outcome,
         StateMachine,
@@ -242,6 +242,8 @@ pub enum Fate {
     Untouched,
     Reset,
     Operating,
+    LeftReset,
+    Abandoned,
 }
 
 /// How long the device is watched.
@@ -351,20 +353,16 @@ impl World {
         Surroundings {
             unbinding: self.unbinding && !self.going_down,
             sleeping: self.sleeping,
-            being_reset: match self.kind {
-                Kind::Native => {
-                    self.core.resets() || matches!(self.core, Core::Restart(Stop::Reset))
+            reset: match (self.kind, self.fate) {
+                (Kind::Native, _)
+                    if self.core.resets() || matches!(self.core, Core::Restart(Stop::Reset)) =>
+                {
+                    ForeignReset::UnderWay
                 }
-                Kind::Extension => self.fate == Fate::Reset,
+                (Kind::Extension, Fate::Reset) => ForeignReset::UnderWay,
+                (Kind::Extension, Fate::LeftReset) => ForeignReset::LeftUndone,
+                _ => ForeignReset::None,
             },
-        }
-    }
-
-    pub fn cause(task: usize) -> Cause {
-        if task == WATCH {
-            Cause::Watch
-        } else {
-            Cause::Request
         }
     }
 
@@ -421,6 +419,14 @@ impl World {
                 | Pc::Adopt(_)
                 | Pc::Notify
         )
+    }
+
+    /// Whoever has reset the device has gone, and left it so.
+    pub fn is_left(&self) -> bool {
+        self.kind == Kind::Extension
+            && self.fate == Fate::Reset
+            && self.core == Core::None
+            && self.bus == Bus::Bound
     }
 
     /// Which of the writers is which does not matter: one that is idle comes last.
