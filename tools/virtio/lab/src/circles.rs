@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PACKAGES: &[&str] = &["device", "lab", "protocol"];
+const PACKAGES: &[&str] = &["device", "lab", "protocol", "suspend"];
 
 /// The path of a module, from the root of its package.
 type Module = Vec<String>;
