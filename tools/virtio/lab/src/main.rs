@@ -11,6 +11,7 @@ mod apt;
 mod bench;
 mod check;
 mod circles;
+mod command;
 mod conformance;
 mod debug;
 mod demo;

@@ -28,7 +28,7 @@ use crate::schedule::{self, Durations, Unit};
 use crate::selftests::{self, file_name, Selftests};
 use crate::tally::{Report, Results, Tally};
 use crate::tree::{Tree, SELFTESTS};
-use crate::{device, libtest, modules, mutate, qemu, rust, sleep};
+use crate::{command, device, libtest, modules, mutate, qemu, rust, sleep};
 use anyhow::{ensure, Context, Result};
 use clap::builder::RangedU64ValueParser;
 use glob::Pattern;
@@ -116,6 +116,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     if names.iter().any(need_modules) {
         config.modules = Some(modules::build(tree, kernel)?);
         device::build(tree, &Output::Terminal)?;
+        command::build(tree, &Output::Terminal)?;
         if names.iter().any(|name| name.starts_with(machines::SUITE)) {
             qemu::set_up(tree)?;
         }
