@@ -166,6 +166,8 @@ def declare(outcome):
         dev.mailbox.set(faults=[])
         if outcome.state == "suspended" and outcome.resume == "ENODEV":
             expect(told(dev.request, "resume"), outcome.back, "a resume when it is back")
+            # It is asked anew, and not in another way.
+            expect(dev.number("quirks") - before[1], outcome.quirks, "quirks")
         elif outcome.state != "running":
             dev.rebind()
         works(dev)
