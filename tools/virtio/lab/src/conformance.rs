@@ -352,7 +352,9 @@ fn citations(tree: &Tree, path: &Path, problems: &mut Vec<String>) -> Result<()>
 
 /// The rules that a text cites.
 fn cited(text: &str) -> BTreeSet<String> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+    // `IpAddr::V6` is a name, no rule.
+    text.split(|c: char| !c.is_alphanumeric() && !"_:".contains(c))
+        .map(|word| word.trim_end_matches(':'))
         .filter(|word| is_rule(word))
         .map(str::to_string)
         .collect()
@@ -509,7 +511,7 @@ mod tests {
 
     #[test]
     fn citations_are_words() {
-        let words = cited("rule D4, (V2). V1_4, 0xD4, D123, ID4");
+        let words = cited("rule D4, (V2). V1_4, 0xD4, D123, ID4, IpAddr::V6");
         assert_eq!(words.into_iter().collect::<Vec<_>>(), ["D4", "V2"]);
     }
 

@@ -37,6 +37,8 @@ const PROGRAMS: &[&str] = &[
     "/usr/bin/kmod",
     "/usr/bin/ping",
     "/usr/bin/python3",
+    // Of kselftest's runner, which busybox has not all of.
+    "/usr/bin/timeout",
     "/usr/sbin/depmod",
     "/usr/sbin/e2fsck",
     "/usr/sbin/ethtool",

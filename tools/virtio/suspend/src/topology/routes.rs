@@ -120,17 +120,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const V4: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n\
+    const IPV4: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n\
         ens3\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
         ens4\t00000000\t0100010A\t0003\t0\t0\t50\t00000000\t0\t0\t0\n\
         ens5\t0000A8C0\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
-    const V6: &str = "20010db8000000000000000000000000 20 \
+    const IPV6: &str = "20010db8000000000000000000000000 20 \
         00000000000000000000000000000000 00 00000000000000000000000000000000 \
         00000400 00000001 00000000 00000001 ens6\n";
 
     #[test]
     fn the_longest_prefix_and_then_the_least_metric() {
-        let routes = Routes::parse(V4, V6);
+        let routes = Routes::parse(IPV4, IPV6);
         assert_eq!(routes.interface_to("192.168.3.4"), Some("ens5"));
         assert_eq!(routes.interface_to("::ffff:192.168.3.4"), Some("ens5"));
         assert_eq!(routes.interface_to("8.8.8.8"), Some("ens4"));
