@@ -267,13 +267,25 @@ def blocked(child, seconds=0.3):
     require(child.poll() is None, "it did not wait")
 
 
-def change_scheduler_waits(disk):
-    """A child that changes the scheduler of a disk, and waits for the requests that there are."""
-    # Rather than when it is asked for.
-    sh("modprobe", "mq-deadline", check=False)
+def what_freezes(disk):
+    """What freezes the queue of a disk: the file to write to, what to write, and what is there."""
+    sh("modprobe", "-a", "mq-deadline", "kyber-iosched", check=False)
     path = Path(f"/sys/block/{disk}/queue/scheduler")
-    other = "none" if "[none]" not in path.read_text() else "mq-deadline"
-    child = Child(path.write_text, other)
+    names = path.read_text().split()
+    before = next(name for name in names if name.startswith("[")).strip("[]")
+    for name in names:
+        if not name.startswith("["):
+            return path, name, before
+    # As many requests as before, or half of them.
+    path = path.parent / "nr_requests"
+    before = int(path.read_text())
+    return path, str(before // 2), str(before)
+
+
+def change_waits(disk):
+    """A child that changes what freezes the queue, and waits for the requests that there are."""
+    path, value, _ = what_freezes(disk)
+    child = Child(path.write_text, value)
     stack = Path(f"/proc/{child.pid}/stack")
     wait_for(lambda: "freeze_queue" in stack.read_text(), "it has frozen the queue", 5 * PROMPT)
     return child

@@ -22,7 +22,6 @@ from suspend_lib import (
     request_in_child,
     require,
     run,
-    sh,
     wait_for,
 )
 
@@ -33,6 +32,7 @@ from blk_lib import (
     driver_with,
     pattern,
     statistics,
+    what_freezes,
     works,
 )
 from uring_lib import PolledReads
@@ -230,23 +230,10 @@ def offline():
     works(target)
 
 
-def other_scheduler(target):
-    """What freezes the queue: the file to write to, what to write, and what is there."""
-    sh("modprobe", "-a", "mq-deadline", "kyber-iosched", check=False)
-    choice = target.read_file("queue/scheduler")
-    before = choice[choice.index("[") + 1 : choice.index("]")]
-    for name in choice.replace("[", "").replace("]", "").split():
-        if name != before:
-            return "queue/scheduler", name, before
-    # As many requests as before, or half of them.
-    before = target.number("queue/nr_requests")
-    return "queue/nr_requests", str(before // 2), str(before)
-
-
 @case("the scheduler is changed while suspended, with a reader that waits")
 def scheduler():
     target = disk()
-    name, value, before = other_scheduler(target)
+    path, value, before = what_freezes(target.name)
     # Requests may be on their way when the device is asked.
     target.mailbox.set(hold=True)
     early = [Child(target.read, 4096 * number, 4096) for number in range(2)]
@@ -257,13 +244,13 @@ def scheduler():
     late = Child(target.read, 16384, 4096)
     blocked(late)
     try:
-        change = Child(target.write_file, name, value)
-        expect(change.errno(10 * PROMPT, f"{name} is changed"), "success", "the change")
-        shown = target.read_file(name)
-        require(value == shown or f"[{value}]" in shown, f"{name} is {shown}")
+        change = Child(path.write_text, value)
+        expect(change.errno(10 * PROMPT, f"{path.name} is changed"), "success", "the change")
+        shown = path.read_text().strip()
+        require(value == shown or f"[{value}]" in shown, f"{path.name} is {shown}")
     finally:
         target.dev.request("resume")
-        target.write_file(name, before)
+        path.write_text(before)
     for reader in (*early, late):
         expect(reader.errno(5 * PROMPT), "success", "a reader")
     works(target)

@@ -18,7 +18,7 @@ import time
 import zlib
 from pathlib import Path
 
-from blk_lib import change_scheduler_waits
+from blk_lib import change_waits
 from ext_lib import drivers, each_driver, extend, unload
 from patience_lib import (
     GOALS,
@@ -300,7 +300,7 @@ ENDS = {"ends in time": ends_in_time, "can be killed": can_be_killed}
 def frozen_by_another(_driver, devices, how):
     dev = devices[0]
     reader = held_read(dev)
-    change = change_scheduler_waits(disk_of(dev).name)
+    change = change_waits(disk_of(dev).name)
     ENDS[how](dev, "suspend")
     dev.mailbox.set(hold=False)
     expect(reader.errno(within=10 * PROMPT), "success", "the reader")

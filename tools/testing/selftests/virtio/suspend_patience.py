@@ -87,7 +87,7 @@ def unfinished(how):
 def frozen_by_another(how):
     target = blk_lib.disk()
     reader = target.read_held()
-    change = blk_lib.change_scheduler_waits(target.name)
+    change = blk_lib.change_waits(target.name)
     ENDS[how](target.dev, "suspend")
     target.mailbox.set(hold=False)
     expect(reader.errno(5 * PROMPT), "success", "the reader")

@@ -36,6 +36,9 @@ const TERMINAL: &str = "/dev/ttyS1";
 /// in it. For a guest that does not share that directory.
 pub const FILE: char = '\u{1}';
 
+/// The command, where the clone has it.
+const COMMAND: &str = "out/target/release/virtio-suspend";
+
 /// What whoever starts first makes in /dev; kselftest's runner writes to /dev/stdout.
 const DESCRIPTORS: [(&str, &str); 4] = [
     ("/dev/fd", "/proc/self/fd"),
@@ -220,7 +223,8 @@ fn job_command(args: &Args, program: &str) -> Command {
     let mut command = command(program);
     command
         .env("SUSPEND_SLOWNESS", args.slowness.to_string())
-        .env("SUSPEND_SHARE", args.share.to_string());
+        .env("SUSPEND_SHARE", args.share.to_string())
+        .env("VIRTIO_SUSPEND_COMMAND", args.tree.join(COMMAND));
     if args.alone {
         // Who reads there wakes the guest.
         command.env("SUSPEND_WAKER", TERMINAL);
