@@ -181,15 +181,16 @@ def listing():
 def following():
     dev, _ = pair()
     with Running("status", dev.name, "--follow") as command:
-        lines = command.process.stdout
-        expect(lines.readline(), f"{dev.name} running\n", "the first line")
-        for goal, state in (("suspend", "suspended"), ("resume", "running")):
-            dev.request(goal)
-            seen = []
+        # Not by lines of Python, which may hold back some that have been read.
+        output, text = command.process.stdout.fileno(), ""
+        for goal, state in ((None, "running"), ("suspend", "suspended"), ("resume", "running")):
+            if goal:
+                dev.request(goal)
             # What lies between may have passed before it was looked at.
-            while f"{dev.name} {state}\n" not in seen:
-                require(select.select([lines], [], [], 5 * PROMPT)[0], f"no word of {state}: {seen}")
-                seen.append(lines.readline())
+            while f"{dev.name} {state}\n" not in text:
+                require(select.select([output], [], [], 5 * PROMPT)[0], f"no {state}: {text!r}")
+                text += os.read(output, 4096).decode()
+            text = text.partition(f"{dev.name} {state}\n")[2]
 
 
 @case("counters are printed for a monitoring system")
