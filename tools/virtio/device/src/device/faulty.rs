@@ -255,7 +255,7 @@ impl Device {
                 self.apply(effect, seed);
             }
             Timer::LateSuspend => self.suspend_late(),
-            Timer::DrainLimit if self.machine.state() == State::Suspending => {
+            Timer::DrainLimit if self.is_still_quiescing() => {
                 self.note(Name::DrainLimit);
                 self.deadline = None;
                 self.machine.set_needs_reset();
@@ -295,6 +295,13 @@ impl Device {
             // It has suspended in time, or does not want to any more.
             Timer::DrainLimit => {}
         }
+    }
+
+    /// Whether it is to suspend and can't yet; one that is ready is not late if nobody has looked.
+    fn is_still_quiescing(&self) -> bool {
+        let is_ready =
+            || self.deadline.is_some_and(|due| due <= self.now_us()) && !self.must_wait();
+        self.machine.state() == State::Suspending && !is_ready()
     }
 
     /// Presents the suspended condition, whatever was asked for meanwhile.
