@@ -21,13 +21,14 @@ from suspend_lib import (
     device,
     drain,
     entropy_flows,
-    errno_name,
     expect,
     hold_a_buffer,
+    in_process,
     read_some,
     require,
     run,
     select_rng,
+    told,
     wait_for,
     within,
     works,
@@ -105,19 +106,6 @@ OUTCOMES = [
     Outcome("used-long=4096", used=True),
     Outcome("hold-ms=100", begun=True),
 ]
-
-
-def told(function, *args):
-    """The name of the error, or "success"."""
-    try:
-        function(*args)
-    except OSError as error:
-        return errno_name(error.errno)
-    return "success"
-
-
-def in_process(dev):
-    return dev.mailbox.stats()["queues"][0]["in_process"]
 
 
 def go_through(dev, outcome):

@@ -119,6 +119,15 @@ def errno_name(number):
     return errno.errorcode.get(number, str(number))
 
 
+def told(function, *args):
+    """The name of the error that a call ends with, or "success"."""
+    try:
+        function(*args)
+    except OSError as error:
+        return errno_name(error.errno)
+    return "success"
+
+
 def wait_for(condition, what, within=PROMPT):
     """Waits until the condition holds, and returns what it returned."""
     end = time.monotonic() + within
@@ -660,6 +669,11 @@ def drain():
         if not read_some(256):
             return
     raise Fail("entropy without end from a device that delivers none")
+
+
+def in_process(dev):
+    """How many buffers of its first virtqueue a test device has in process."""
+    return dev.mailbox.stats()["queues"][0]["in_process"]
 
 
 def hold_a_buffer(dev, take=lambda data: None):

@@ -16,11 +16,12 @@ from suspend_lib import (
     Reader,
     case,
     device,
-    errno_name,
     expect,
+    in_process,
     require,
     run,
     select_rng,
+    told,
     wait_for,
     works,
 )
@@ -69,29 +70,16 @@ def become(dev, like):
     dev.write("timeout_ms", str(like.timeout_ms))
 
 
-def told(dev, goal):
-    """The name of the error, or "success"."""
-    try:
-        dev.request(goal)
-    except OSError as error:
-        return errno_name(error.errno)
-    return "success"
-
-
 def cycle(dev, like):
     """Suspends a device that has a buffer, and resumes it if that succeeded."""
     recoveries = dev.number("recoveries")
-    expect(told(dev, "suspend"), like.suspend, "suspend")
+    expect(told(dev.request, "suspend"), like.suspend, "suspend")
     if like.suspend == "success":
         expect(dev.state, "suspended", "state")
         wait_for(lambda: dev.mailbox.happened(like.fault), "the fault happens")
-        expect(told(dev, "resume"), "success", "resume")
+        expect(told(dev.request, "resume"), "success", "resume")
     wait_for(lambda: dev.state == "running", "it is running")
     expect(dev.number("recoveries") - recoveries, int(like.is_recovered), "recoveries")
-
-
-def in_process(dev):
-    return dev.mailbox.stats()["queues"][0]["in_process"]
 
 
 @case("{like}: what a suspend is told, and afterwards it works", like=LIKES)
@@ -134,10 +122,10 @@ def disk(like):
     before = dev.number("recoveries")
     results = set()
     while load.runs():
-        results.add(told(dev, "suspend"))
+        results.add(told(dev.request, "suspend"))
         if dev.state == "suspended":
             time.sleep(random.uniform(0, 0.05))
-            expect(told(dev, "resume"), "success", "resume")
+            expect(told(dev.request, "resume"), "success", "resume")
         wait_for(lambda: dev.state == "running", "it is running")
         time.sleep(random.uniform(0, 0.1))
     load.finish(3 * PROMPT)
