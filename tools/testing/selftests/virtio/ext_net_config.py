@@ -356,6 +356,28 @@ def rtnl_at_resume():
         expect(one.ping(other), 0, "lost pings")
 
 
+@case("somebody else holds RTNL: a resume that waits for it ends when killed, and the device runs")
+def rtnl_at_killed_resume():
+    with network() as (one, other), vlan(one, 5):
+        one.device.write("timeout_ms", str(FAR_MS))
+        one.device.request("suspend")
+        one.run("ip", "link", "delete", "v5")
+        with rtnl_held(other):
+            child = Child(one.device.request, "resume")
+            # The device goes on at once: what is waited for then is RTNL, for a moment.
+            wait_for(lambda: one.mailbox.info()["state"] == "running", "the device is resumed")
+            with within(BOUND, "the end of a killed resume"):
+                child.kill()
+                child.wait(5 * PROMPT, "a killed resume ends")
+            expect(one.device.state, "running", "state")
+            require(5 in vlans(one), "VLAN 5 was told without RTNL")
+        wait_for(lambda: 5 not in vlans(one), "VLAN 5 is not received any more", 5 * PROMPT)
+        one.device.write("timeout_ms", str(suspend_lib.TIMEOUT_MS))
+        one.device.request("suspend")
+        one.device.request("resume")
+        expect(one.ping(other), 0, "lost pings")
+
+
 @case("a suspend right after such a resume takes up what is left to be told")
 def rtnl_then_suspend():
     with network() as (one, other), vlan(one, 5), vlan(one, 6):
