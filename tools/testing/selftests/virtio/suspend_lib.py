@@ -427,7 +427,10 @@ def device(revision=None, mailbox=False, **parameters):
     if not found:
         raise Skip("no test device" if mailbox else "no device that can be suspended")
     if revision is None:
-        return found[0]
+        for dev in found:
+            if dev.mailbox or dev.read("revision") in REVISIONS:
+                return dev
+        raise Skip("no device offers SUSPEND")
     for dev in found:
         if dev.read("revision") == revision:
             return dev
