@@ -34,8 +34,8 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench shell check kselftest mutate qemu rust-analyzer lab-modules
-demo bench shell check kselftest mutate qemu rust-analyzer:
+.PHONY: demo bench shell check kselftest kit mutate qemu rust-analyzer lab-modules
+demo bench shell check kselftest kit mutate qemu rust-analyzer:
 	@$(lab) $@
 
 .PHONY: qemu-check
@@ -71,6 +71,7 @@ help:
 	@echo '  make qemu           build QEMU with SUSPEND in its own devices, print where it is;'
 	@echo "                  TESTS='qemu/*' are the tests with it, and make demo has one act more"
 	@echo '  make qemu-check     the same, and apply, checkpatch and test the series'
+	@echo '  make kit            a kernel and an initramfs that try the devices of any VMM, in out/kit'
 	@echo '  make kselftest      the kselftests as the kernel installs them, in out/kselftest'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'

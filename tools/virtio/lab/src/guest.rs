@@ -120,7 +120,7 @@ impl Board {
 }
 
 /// How fast the host's time stamp counter is, which is only roughly known.
-fn host_clock_khz() -> Option<u32> {
+pub fn host_clock_khz() -> Option<u32> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("cpu MHz"))?;
     let mhz: f64 = line.split_once(':')?.1.trim().parse().ok()?;

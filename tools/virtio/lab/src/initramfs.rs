@@ -36,7 +36,6 @@ const PROGRAMS: &[&str] = &[
     "/usr/bin/ip",
     "/usr/bin/kmod",
     "/usr/bin/ping",
-    "/usr/bin/python3",
     // Of kselftest's runner, which busybox has not all of.
     "/usr/bin/timeout",
     "/usr/sbin/depmod",
@@ -111,7 +110,7 @@ const MODULES: &[&str] = &[
 ];
 
 /// Where file systems are mounted, and what has to be there for the tests.
-const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp"];
+pub const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp"];
 
 /// Makes the initramfs of a guest, with its job.
 pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Result<PathBuf> {
@@ -121,7 +120,6 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
         files.add(Path::new(path))?;
     }
     add_python(&mut files)?;
-    files.add(Path::new(BUSYBOX))?;
     add_modules(&mut files, kernel, &staging, modules)?;
     files.add(&run.join(JOB))?;
     for program in ["tools/virtio/lab/guest", SELFTESTS, kselftest::BROUGHT] {
@@ -142,7 +140,7 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
     for directory in DIRECTORIES {
         make_dir(staging.join(directory))?;
     }
-    add_applets(&files, &staging)?;
+    add_busybox(&mut files, &staging)?;
 
     let image = run.join("initramfs");
     let out = File::create(&image).context("can't write the initramfs")?;
@@ -161,7 +159,9 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
     Ok(image)
 }
 
-fn add_python(files: &mut Files) -> Result<()> {
+/// Adds Python, with its library.
+pub fn add_python(files: &mut Files) -> Result<()> {
+    files.add(Path::new("/usr/bin/python3"))?;
     files.add_but(Path::new(PYTHON), &|path| {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let in_c = path.parent().is_some_and(|p| p.ends_with("lib-dynload"));
@@ -206,7 +206,7 @@ fn add_modules(
 }
 
 /// The paths of a module and what it depends on, by `modules.dep`.
-fn with_dependencies<'a>(index: &'a str, name: &str) -> Vec<&'a str> {
+pub fn with_dependencies<'a>(index: &'a str, name: &str) -> Vec<&'a str> {
     let same = |c: char| if c == '-' { '_' } else { c };
     let wanted: String = name.chars().map(same).collect();
     for line in index.lines() {
@@ -230,8 +230,9 @@ fn with_dependencies<'a>(index: &'a str, name: &str) -> Vec<&'a str> {
     Vec::new()
 }
 
-/// Links for what busybox can do and no program is there for.
-fn add_applets(files: &Files, staging: &Path) -> Result<()> {
+/// Adds busybox, and stages links for what it can do and no program is there for.
+pub fn add_busybox(files: &mut Files, staging: &Path) -> Result<()> {
+    files.add(Path::new(BUSYBOX))?;
     let bin = make_dir(staging.join("usr/bin"))?;
     for name in output_of(Command::new(BUSYBOX).arg("--list"))?.lines() {
         let there = ["/usr/bin", "/usr/sbin"].map(|dir| Path::new(dir).join(name));
@@ -245,15 +246,15 @@ fn add_applets(files: &Files, staging: &Path) -> Result<()> {
 
 /// Paths, each after the directories that lead to it.
 #[derive(Default)]
-struct Files(BTreeSet<PathBuf>);
+pub struct Files(BTreeSet<PathBuf>);
 
 impl Files {
-    fn paths(&self) -> impl Iterator<Item = &Path> {
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(PathBuf::as_path)
     }
 
     /// Adds a file or all of a directory, and the symbolic links on the way.
-    fn add(&mut self, path: &Path) -> Result<()> {
+    pub fn add(&mut self, path: &Path) -> Result<()> {
         self.add_but(path, &|_| false)
     }
 
@@ -305,7 +306,7 @@ impl Files {
     }
 
     /// Adds all below a directory by names relative to it.
-    fn add_below(&mut self, directory: &Path, root: &Path) -> Result<()> {
+    pub fn add_below(&mut self, directory: &Path, root: &Path) -> Result<()> {
         for entry in fs::read_dir(directory).context("can't read what is staged")? {
             let path = entry.context("can't read what is staged")?.path();
             self.0
@@ -318,7 +319,7 @@ impl Files {
     }
 
     /// Those that may need libraries.
-    fn programs(&self) -> Result<Vec<PathBuf>> {
+    pub fn programs(&self) -> Result<Vec<PathBuf>> {
         let mut programs = Vec::new();
         for path in self.paths() {
             if path.is_symlink() || !path.is_file() {
@@ -336,7 +337,7 @@ impl Files {
         Ok(programs)
     }
 
-    fn add_libraries(&mut self, programs: &[impl AsRef<OsStr>]) -> Result<()> {
+    pub fn add_libraries(&mut self, programs: &[impl AsRef<OsStr>]) -> Result<()> {
         // It fails if one of them is static.
         let output = Command::new("ldd").args(programs).output();
         let output = output.context("can't run ldd")?;
@@ -355,7 +356,7 @@ fn libraries(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Writes an archive of files, named relative to a directory.
-fn archive<'a>(root: &Path, paths: impl Iterator<Item = &'a Path>, out: &File) -> Result<()> {
+pub fn archive<'a>(root: &Path, paths: impl Iterator<Item = &'a Path>, out: &File) -> Result<()> {
     let mut child = Command::new("cpio")
         .args(["--create", "--format=newc", "--null", "--quiet"])
         .current_dir(root)

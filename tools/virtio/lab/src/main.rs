@@ -21,6 +21,8 @@ mod init;
 mod initramfs;
 mod install;
 mod kernel;
+mod kit;
+mod kit_boot;
 mod klog;
 mod kselftest;
 mod ktap;
@@ -152,6 +154,8 @@ enum Cmd {
     Qemu(qemu::Args),
     /// Install the kselftests as the kernel does, with its runner, and print where they are.
     Kselftest,
+    /// Make the kit that tests the devices of any VMM, in out/kit, and print where it is.
+    Kit,
     /// Write rust-project.json, for rust-analyzer.
     RustAnalyzer,
     /// Start a guest to play in.
@@ -267,6 +271,10 @@ fn host(cli: Cli) -> Result<u8> {
             return Ok(u8::from(!tally.is_good()));
         }
         Cmd::Kselftest => println!("{}", kselftest::run(&tree, &kernel)?.display()),
+        Cmd::Kit => println!(
+            "{}",
+            kit::make(&tree, &kernel, &output::Output::Terminal)?.display()
+        ),
         Cmd::RustAnalyzer => {
             // For the generated bindings.
             modules::build(&tree, &kernel)?;

@@ -10,6 +10,7 @@
 //! * `qemu/MACHINE/PROGRAM`: one with QEMU's own devices, which may have its guest go on in another
 //!   QEMU;
 //! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`;
+//! * `boot/kit`, `qemu/kit-*`: a boot of the kit, see [`kit_boot`];
 //! * `mutants/sample`: whether tests notice a driver that is broken, see [`mutate`].
 //!
 //! A pattern selects by either the whole name or its second part, with or without extension.
@@ -18,6 +19,7 @@ use crate::guest::{self, Accel, Config};
 use crate::init::Job;
 use crate::install;
 use crate::kernel::{Flavour, Kernel};
+use crate::kit_boot;
 use crate::ktap::Verdict;
 use crate::machine::Machine;
 use crate::machines;
@@ -83,6 +85,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     names.extend(sleepers.iter().map(|path| sleep_name(path)));
     names.extend(movers.iter().map(|(m, path)| machines::test_name(*m, path)));
     names.extend(scenarios.iter().map(|s| boot_name(s.name)));
+    names.extend(kit_boot::ALL.iter().map(|boot| boot.name.to_string()));
     let all = names.clone();
     names.retain(|name| selects(pattern.as_ref(), name));
     if pattern.is_none() {
@@ -141,6 +144,11 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     for scenario in &scenarios {
         units.push(unshared.unit(boot_name(scenario.name), |report, config| {
             one_boot(tree, kernel, config, scenario, report)
+        }));
+    }
+    for boot in kit_boot::ALL {
+        units.push(unshared.unit(boot.name.into(), |report, config| {
+            kit_boot::test(tree, kernel, &config, boot, report)
         }));
     }
     for program in &sleepers {
