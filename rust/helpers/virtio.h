@@ -41,6 +41,11 @@ void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
 u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);
 u16 rust_virtio_helper_vring_used_idx(const struct virtqueue *vq);
 
+bool rust_virtio_helper_virtio_pm_keeps_state(const struct virtio_device *vdev);
+bool rust_virtio_helper_virtio_pm_can_exempt(const struct virtio_device *vdev);
+bool rust_virtio_helper_virtio_pm_is_suspend_to_idle(void);
+void rust_virtio_helper_virtio_pm_exempt(struct virtio_device *vdev, bool exempt);
+
 void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func);
 struct workqueue_struct *rust_virtio_helper_alloc_rescued_workqueue(const char *name);
 bool rust_virtio_helper_queue_delayed_work(struct workqueue_struct *wq, struct delayed_work *work,

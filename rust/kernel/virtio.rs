@@ -146,4 +146,8 @@ module_parameters! {
         default: true,
         description: "Reset and initialise a device that failed to suspend (default: on)",
     },
+    sleep_keep: bool {
+        default: true,
+        description: "Suspend devices rather than reset them when the system sleeps (default: on)",
+    },
 }

@@ -182,7 +182,44 @@ impl Device {
     }
 }
 
+/// What the transport of a device does when the system sleeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TransportSleep {
+    /// Nothing: the function keeps its state.
+    Nothing,
+    /// It would reset the device, but the function can be left out of this sleep, as it is.
+    CanBeExempt,
+    /// It resets the device.
+    Resets,
+}
+
 impl Device<device::Bound> {
+    /// Returns what the transport does in the suspend of the system that is under way. May sleep;
+    /// to be called when the PM core suspends the device.
+    pub(crate) fn transport_sleep(&self) -> TransportSleep {
+        let vdev = self.as_raw();
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe {
+            if bindings::virtio_pm_keeps_state(vdev) {
+                TransportSleep::Nothing
+            } else if bindings::virtio_pm_is_suspend_to_idle()
+                && bindings::virtio_pm_can_exempt(vdev)
+            {
+                TransportSleep::CanBeExempt
+            } else {
+                TransportSleep::Resets
+            }
+        }
+    }
+
+    /// Has the function left out of the suspend that is under way, or no longer. May sleep; to be
+    /// called when the PM core suspends or resumes the device, the former if the function can be
+    /// left out.
+    pub(crate) fn exempt_parent(&self, exempt: bool) {
+        // SAFETY: By the type invariant the pointer is valid; what can be left out is there.
+        unsafe { bindings::virtio_pm_exempt(self.as_raw(), exempt) };
+    }
+
     /// Returns whether `feature` has been negotiated.
     pub fn has_feature(&self, feature: Feature) -> bool {
         self.test_feature(feature)

@@ -31,6 +31,8 @@ mod negotiation;
 mod registration;
 #[path = "driver/resets.rs"]
 mod resets;
+#[path = "driver/system_sleep.rs"]
+mod system_sleep;
 
 pub(crate) use self::lifecycle::{
     common_of,

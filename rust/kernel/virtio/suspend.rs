@@ -43,6 +43,7 @@ pub(crate) use self::controller::{
     negotiate,
     negotiate_offered,
     revision,
+    Bedtime,
     Controller, //
 };
 pub(crate) use self::debugfs::DebugfsRoot;

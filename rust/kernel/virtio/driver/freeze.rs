@@ -95,7 +95,7 @@ impl<T: Driver + 'static> Adapter<T> {
 
     /// Has the driver finish what the device has, before the system sleeps. The device lock is
     /// held, and the controller frozen.
-    fn prepare_sleep(dev: &Device<CoreInternal<'_>>) -> Result {
+    pub(super) fn prepare_sleep(dev: &Device<CoreInternal<'_>>) -> Result {
         let common = dev.common();
         // SAFETY: The device is bound, so that its data is there while its lock is held.
         unsafe { Self::with_data(dev, |data| T::prepare_sleep(dev, data, &common.patience())) }
@@ -114,7 +114,7 @@ impl<T: Driver + 'static> Adapter<T> {
     }
 
     /// As above, when the controller has been frozen.
-    fn halt(dev: &Device<CoreInternal<'_>>) {
+    pub(super) fn halt(dev: &Device<CoreInternal<'_>>) {
         dev.common().cancel();
         Self::halt_during_request(dev);
     }
@@ -130,7 +130,7 @@ impl<T: Driver + 'static> Adapter<T> {
 
     /// Puts a device into operation again that has been initialised up to FEATURES_OK, or tells
     /// those who wait for it that this is over. The device lock is held.
-    fn thaw(dev: &Device<CoreInternal<'_>>, initialised: Result) -> Result {
+    pub(super) fn thaw(dev: &Device<CoreInternal<'_>>, initialised: Result) -> Result {
         let common = dev.common();
         let result = match initialised {
             // It stays what it is: its driver does not count on it any more.
@@ -158,16 +158,19 @@ impl<T: Driver + 'static> Adapter<T> {
         let Some(common) = Self::own(dev, &lock) else {
             return 0;
         };
-        from_result(|| {
-            let running = common.controller.is_running();
-            common.controller.freeze()?;
-            if running {
-                // It runs on, if it must not be stopped.
-                Self::prepare_sleep(dev).inspect_err(|_| common.controller.thaw(dev, Ok(())))?;
-            }
-            Self::halt(dev);
-            Ok(0)
-        })
+        from_result(|| Self::freeze_for_sleep(dev, common).map(|()| 0))
+    }
+
+    /// Stops the device until the system is awake. The device lock is held.
+    pub(super) fn freeze_for_sleep(dev: &Device<CoreInternal<'_>>, common: &Common) -> Result {
+        let running = common.controller.is_running();
+        common.controller.freeze()?;
+        if running {
+            // It runs on, if it must not be stopped.
+            Self::prepare_sleep(dev).inspect_err(|_| common.controller.thaw(dev, Ok(())))?;
+        }
+        Self::halt(dev);
+        Ok(())
     }
 
     pub(super) extern "C" fn restore_callback(vdev: *mut bindings::virtio_device) -> c_int {
@@ -177,9 +180,10 @@ impl<T: Driver + 'static> Adapter<T> {
         let _no_io = NoIo::enter();
         let lock = dev.lock();
         from_result(|| {
-            if Self::own(dev, &lock).is_none_or(|common| !common.frozen.load(Relaxed)) {
-                return Err(ENODEV);
-            }
+            let common = Self::own(dev, &lock)
+                .filter(|common| common.frozen.load(Relaxed))
+                .ok_or(ENODEV)?;
+            common.controller.count_reset_by_sleep();
             Self::thaw(dev, Ok(())).map(|()| 0)
         })
     }

@@ -122,6 +122,9 @@ pub(crate) struct Common {
     probe: Mutex<Probe>,
     /// Whether the device has been stopped because the system sleeps, or its function is reset.
     pub(super) frozen: Atomic<bool>,
+    /// Whether the function has been left out of the sleep of the system, in which the device keeps
+    /// its state.
+    pub(super) exempt: Atomic<bool>,
     /// Whether the function is being reset: from before that until the device has been put into
     /// operation again, or given up. Changed with the device lock held.
     pub(crate) being_reset: Atomic<bool>,
@@ -370,6 +373,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     populated: Atomic::new(false),
                     probe <- Mutex::new(Probe::Early, probe.0, probe.1),
                     frozen: Atomic::new(false),
+                    exempt: Atomic::new(false),
                     being_reset: Atomic::new(false),
                     given_up: Atomic::new(false),
                 }),
@@ -492,6 +496,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // For good: a callback may ask for it again, and a look at a device that is being stopped
         // would find that it has failed, and stop it, too.
         dev.common().close();
+        dev.common().end_exemption(dev);
         Self::stop(dev);
         if dev.common().is_populated() {
             Self::give_up(dev);

@@ -91,6 +91,7 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             let drv = &mut (*raw).driver;
             drv.driver.name = name.as_char_ptr();
             drv.driver.dev_groups = T::Suspend::groups();
+            drv.driver.pm = Self::PM;
             drv.id_table = T::ID_TABLE.as_ptr();
             drv.feature_table = (&raw const (*raw).features).cast();
             drv.feature_table_size = count;

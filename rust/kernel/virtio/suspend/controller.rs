@@ -73,6 +73,10 @@ mod drive;
 mod recovery;
 #[path = "controller/request.rs"]
 mod request;
+#[path = "controller/system_sleep.rs"]
+mod system_sleep;
+
+pub(crate) use self::system_sleep::Bedtime;
 
 /// The deadline of a transition unless it is set through sysfs, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u32 = 10_000;
@@ -141,6 +145,10 @@ pub(super) struct Stats {
     pub(super) failures: u64,
     pub(super) recoveries: u64,
     pub(super) quirks: u64,
+    pub(super) sleeps_kept: u64,
+    pub(super) sleeps_reset: u64,
+    /// Whether the device is to keep its state when the system sleeps.
+    pub(super) keep: bool,
     pub(super) last_suspend_ns: i64,
     pub(super) last_resume_ns: i64,
     pub(super) last_error: Option<Failure>,
@@ -210,6 +218,9 @@ impl Controller {
                     failures: 0,
                     recoveries: 0,
                     quirks: 0,
+                    sleeps_kept: 0,
+                    sleeps_reset: 0,
+                    keep: *crate::parameters::sleep_keep.value_ref(),
                     last_suspend_ns: 0,
                     last_resume_ns: 0,
                     last_error: None,

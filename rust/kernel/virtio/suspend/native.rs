@@ -32,6 +32,10 @@ impl Operations for Common {
         &self.controller
     }
 
+    fn can_keep_state(&self) -> bool {
+        true
+    }
+
     fn gate(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
         self.check_queues(dev)?;
         (self.ops.gate)(dev, patience)?;

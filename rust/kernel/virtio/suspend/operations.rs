@@ -34,6 +34,12 @@ pub(crate) trait Operations {
         ("none", "SUSPEND has not been negotiated")
     }
 
+    /// Returns whether the device can keep its state when the system sleeps, see
+    /// [`Controller::put_to_sleep`].
+    fn can_keep_state(&self) -> bool {
+        false
+    }
+
     /// Gates the driver: from here on it makes no buffer available and sends no notification
     /// (rules D4 and D5), and configuration changes are held back (D12). May sleep, for
     /// as long as `patience` lasts.

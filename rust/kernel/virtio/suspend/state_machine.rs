@@ -48,6 +48,8 @@ enum Custody {
     Controller,
     /// Others have stopped it: the system sleeps, or the function is reset.
     Frozen,
+    /// The system sleeps, and it keeps its state: it has been suspended for that, or was before.
+    Asleep,
     /// The system goes down.
     ShutDown,
 }
@@ -515,10 +517,47 @@ impl StateMachine {
             self.look_due = true;
             return Err(Denial::Busy);
         }
-        if self.custody == Custody::Controller {
+        if matches!(self.custody, Custody::Controller | Custody::Asleep) {
             self.custody = Custody::Frozen;
         }
         Ok(())
+    }
+
+    /// The system is about to sleep, and the device is to keep its state: it is to be suspended, if
+    /// it is not already. Until [`StateMachine::wake_up`], or [`StateMachine::freeze`] if it can't
+    /// be used any more, nobody else touches it.
+    ///
+    /// Returns the state that it has, and has when the system is awake.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::Busy`] if something is under way, [`Denial::Failed`] if there is nothing to keep.
+    pub fn fall_asleep(&mut self) -> Result<State, Denial> {
+        self.prepare_to_sleep()?;
+        if self.custody != Custody::Controller || self.state == State::Failed {
+            return Err(Denial::Failed);
+        }
+        self.custody = Custody::Asleep;
+        // It is asked to suspend now, if it has not been before.
+        self.asked = true;
+        Ok(self.state)
+    }
+
+    /// Returns the state of a device that has fallen asleep, if it has.
+    pub fn asleep(&self) -> Option<State> {
+        (self.custody == Custody::Asleep).then_some(self.state)
+    }
+
+    /// The device is as it was before it fell asleep, or has not fallen asleep after all. If
+    /// somebody else has had it since, nothing changes.
+    pub fn wake_up(&mut self) -> Next {
+        if self.custody == Custody::Asleep {
+            self.custody = Custody::Controller;
+        }
+        Next {
+            change: None,
+            look: self.custody == Custody::Controller && core::mem::take(&mut self.look_due),
+        }
     }
 
     /// Others have put the device into operation again, or given it up.

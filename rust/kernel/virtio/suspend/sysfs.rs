@@ -214,7 +214,7 @@ macro_rules! files {
 }
 
 /// A null-terminated array of attributes.
-struct Attributes([*const attribute; 13]);
+struct Attributes([*const attribute; 16]);
 
 // SAFETY: The kernel only reads the array, and what it points to.
 unsafe impl Sync for Attributes {}
@@ -281,6 +281,33 @@ files! {
 
     QuirksFile: c"quirks" {
         const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).quirks));
+    }
+
+    SleepFile: c"sleep" {
+        const SHOW: Option<Show> = Some(|ops, f| {
+            let keep = stats(ops).keep && ops.can_keep_state();
+            writeln!(f, "{}", if keep { "keep" } else { "reset" })
+        });
+        const STORE: Option<Store> = Some(|ops, _dev, line| {
+            let keep = match &**line {
+                b"keep" => true,
+                b"reset" => false,
+                _ => return Err(EINVAL),
+            };
+            if keep && !ops.can_keep_state() {
+                return Err(EOPNOTSUPP);
+            }
+            ops.controller().set_keep(keep);
+            Ok(())
+        });
+    }
+
+    SleepsKeptFile: c"sleeps_kept" {
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).sleeps_kept));
+    }
+
+    SleepsResetFile: c"sleeps_reset" {
+        const SHOW: Option<Show> = Some(|ops, f| writeln!(f, "{}", stats(ops).sleeps_reset));
     }
 
     LastSuspendFile: c"last_suspend_ns" {

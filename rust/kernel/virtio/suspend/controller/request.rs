@@ -133,7 +133,18 @@ impl Controller {
     ) -> Result<(), Refusal> {
         // 1. Gate: the driver, its virtqueues, and configuration changes.
         ops.gate(dev, patience).map_err(Refusal::usable)?;
+        self.suspend_gated(ops, dev, revision, patience)
+    }
 
+    /// As above, when the driver is gated. It is not any more if the device can be used
+    /// nevertheless.
+    pub(super) fn suspend_gated(
+        &self,
+        ops: &dyn Operations,
+        dev: &Device<Bound>,
+        revision: Revision,
+        patience: &Patience<'_>,
+    ) -> Result<(), Refusal> {
         // 2. and 3. Set SUSPEND, and re-read the status.
         self.drive(dev, revision, Goal::Suspend, patience)
             .inspect_err(|refusal| {
@@ -148,7 +159,7 @@ impl Controller {
     }
 
     /// Resumes the device.
-    fn resume(
+    pub(super) fn resume(
         &self,
         ops: &dyn Operations,
         dev: &Device<Bound>,
