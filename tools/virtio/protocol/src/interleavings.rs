@@ -13,6 +13,7 @@
 
 mod moves;
 mod others;
+mod sleep;
 mod tasks;
 mod world;
 
@@ -113,7 +114,12 @@ fn is_quiet(w: &World) -> bool {
         && !others::deliverable(w)
         && !w.is_left()
         && matches!(w.bus, Bus::Bound | Bus::Unbound)
-        && matches!(w.core, Core::None | Core::Stopped(Stop::Sleep) | Core::Down)
+        && (matches!(w.core, Core::None | Core::Down) || sleeps(w))
+}
+
+/// Whether the system sleeps.
+fn sleeps(w: &World) -> bool {
+    matches!(w.core, Core::Stopped(Stop::Sleep) | Core::Asleep)
 }
 
 /// Whether everything is at rest, and the device is the controller's.
@@ -204,8 +210,7 @@ impl Model for Interleavings {
                 !is_settled(w) || w.machine.state() != State::Failed || w.told
             }),
             Property::always("a system does not sleep with a request", |_, w: &World| {
-                w.core != Core::Stopped(Stop::Sleep)
-                    || !w.tasks[..WATCH].iter().any(|pc| *pc != Pc::Idle)
+                !sleeps(w) || !w.tasks[..WATCH].iter().any(|pc| *pc != Pc::Idle)
             }),
             Property::sometimes("a device is suspended", |_, w: &World| {
                 is_settled(w) && w.machine.state() == State::Suspended
@@ -214,8 +219,20 @@ impl Model for Interleavings {
                 w.machine.state() == State::Failed
             }),
             Property::sometimes("a device is unbound", |_, w: &World| w.bus == Bus::Unbound),
+            Property::always(
+                "a device that keeps its state is suspended",
+                |_, w: &World| w.core != Core::Asleep || w.gated || w.bus == Bus::Unbound,
+            ),
             Property::sometimes("a system sleeps", |_, w: &World| {
                 w.core == Core::Stopped(Stop::Sleep)
+            }),
+            Property::sometimes("a device keeps its state", |m: &Self, w: &World| {
+                m.kind == Kind::Extension
+                    || w.core == Core::Asleep && w.machine.state() == State::Running
+            }),
+            Property::sometimes("one that is suspended does, too", |m: &Self, w: &World| {
+                m.kind == Kind::Extension
+                    || w.core == Core::Asleep && w.machine.state() == State::Suspended
             }),
         ]
     }

@@ -234,7 +234,7 @@ pub fn core(m: &mut Moves<'_>) {
             if from.writers_idle() && bus {
                 m.step("has frozen the tasks", |w| {
                     w.core = if native {
-                        Core::FreezeLock
+                        Core::Bed
                     } else {
                         Core::FreezeStop(Stop::Sleep)
                     };
@@ -400,7 +400,7 @@ pub fn core(m: &mut Moves<'_>) {
             w.device_lock = None;
             w.core = Core::Down;
         }),
-        _ => {}
+        _ => super::sleep::moves(m),
     }
 }
 

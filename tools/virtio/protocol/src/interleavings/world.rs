@@ -158,6 +158,14 @@ pub enum Core {
     Restart(Stop),
     Thaw(Stop, Outcome),
     ThawAnnounce(Stop, Next),
+    // The device is to keep its state while the system sleeps, see `sleep.rs`.
+    Bed,
+    BedGate,
+    BedAsk,
+    BedWait,
+    Asleep,
+    Wake,
+    WakeWait,
     /// The tasks go on.
     Awake,
     /// The function is to be reset while a request is under way, which is waited for, for a second.
