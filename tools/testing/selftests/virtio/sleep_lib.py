@@ -240,8 +240,8 @@ def keeps_state(dev):
 
 
 def is_kept(dev, mode):
-    """A suspended device whose function keeps its state is suspended after a sleep, too, and says so;
-    nothing has been done to it meanwhile.
+    """A suspended device of the kernel's own drivers whose function keeps its state is suspended after
+    a sleep, too, and says so; nothing has been done to it meanwhile.
     """
     require(keeps_state(dev), f"{dev.name} does not set No_Soft_Reset")
     expect(dev.state, "suspended", "state before")
@@ -251,6 +251,61 @@ def is_kept(dev, mode):
     expect(dev.status, SUSPENDED[dev.read("revision")], "device status")
     expect(dev.mailbox.counters()["resets"], resets, "resets of the device")
     expect(dev.counts(), counts, "suspends, resumes and failures")
+
+
+def can_keep(dev, mode):
+    """Whether a device can keep its state: the transport leaves it alone, or its function is left out
+    of a suspend to idle.
+    """
+    return mode == "s2idle" or keeps_state(dev)
+
+
+def sleeps(dev):
+    """In how many sleeps the device has kept its state, and after how many it has been reset."""
+    return dev.number("sleeps_kept"), dev.number("sleeps_reset")
+
+
+class Way:
+    """Which way a device takes over a sleep, by its own account and by that of the driver."""
+
+    def __init__(self, dev):
+        self._dev = dev
+        self._sleeps, self._resets = sleeps(dev), self._count()
+        self._state, self._counts = dev.state, dev.counts()
+
+    def _count(self):
+        return self._dev.mailbox.counters()["resets"] if self._dev.mailbox else 0
+
+    def since(self):
+        """How often it has been kept and reset since, and how many resets the device has counted."""
+        now = (*sleeps(self._dev), self._count())
+        return tuple(a - b for a, b in zip(now, (*self._sleeps, self._resets)))
+
+    def is_kept(self):
+        """The device was never reset, and is in the state that it was in before."""
+        kept, reset, resets = self.since()
+        require(kept > 0, f"{self._dev.name} has not kept its state")
+        expect((reset, resets), (0, 0), f"resets of {self._dev.name}, by the driver and by the device")
+        expect(self._dev.state, self._state, f"state of {self._dev.name}")
+        expect(self._dev.counts(), self._counts, f"suspends, resumes, failures of {self._dev.name}")
+        if self._state == "suspended":
+            expect(self._dev.status, SUSPENDED[self._dev.read("revision")], "device status")
+
+    def is_reset(self):
+        """The device has been reset, and runs."""
+        kept, reset, resets = self.since()
+        expect(kept, 0, f"sleeps in which {self._dev.name} has kept its state")
+        require(reset > 0, f"{self._dev.name} has not been reset for the sleep")
+        require(resets > 0 or not self._dev.mailbox, f"{self._dev.name} has seen no reset")
+        expect(self._dev.state, "running", f"state of {self._dev.name}")
+
+
+def sleep_and_see(mode, devices):
+    """The system sleeps; those devices that can keep their state do, and the others are reset."""
+    ways = [(dev, Way(dev)) for dev in devices]
+    sleep(mode)
+    for dev, way in ways:
+        way.is_kept() if can_keep(dev, mode) else way.is_reset()
 
 
 def refuses_to_sleep(mode, expected):

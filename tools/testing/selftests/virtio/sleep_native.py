@@ -1,19 +1,24 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The system sleeps and is woken, with devices of this crate's drivers: they run when it is awake."""
+"""The system sleeps and is woken, with devices of this crate's drivers.
+
+They keep their state where they can, and run when it is awake; one that is suspended is so still. The
+others are reset, and run.
+"""
 
 from awake_lib import freezing_ends, sync_ends
 from blk_lib import Disk, blocked, disk, pattern
 from blk_lib import works as disk_works
 from sleep_lib import (
     MODES,
+    can_keep,
     disk_load,
-    is_kept,
     is_same,
     keeps_state,
     prepare,
     requests_survive,
     sleep,
+    sleep_and_see,
     sleeps_when_resumed,
 )
 from suspend_lib import (
@@ -38,7 +43,7 @@ from suspend_lib import (
 def entropy(mode, revision):
     dev = device(revision=revision, mailbox=True)
     works(dev)
-    sleep(mode)
+    sleep_and_see(mode, [dev])
     works(dev)
     dev.request("suspend")
     dev.request("resume")
@@ -51,91 +56,79 @@ def reader(mode, revision):
     select_rng(dev)
     with Reader() as reading:
         require(reading.get(5 * PROMPT), "nothing is read")
-        sleep(mode)
+        sleep_and_see(mode, [dev])
         for _ in range(100):
             require(reading.get(5 * PROMPT), "nothing is read any more")
     works(dev)
 
 
-@case("{mode}: a suspended {revision} entropy device runs, and a reader that waited goes on",
-      mode=MODES, revision=REVISIONS)  # fmt: skip
-def suspended_entropy(mode, revision):
-    dev = device(revision=revision, mailbox=True)
-    select_rng(dev)
-    with Reader() as reading:
-        require(reading.get(5 * PROMPT), "nothing is read")
-        dev.request("suspend")
-        reading.block()
-        counts = dev.counts()
-        sleep(mode)
-        expect(dev.state, "running", "state")
-        require(reading.get(5 * PROMPT), "the reader does not go on")
-        expect(dev.counts(), counts, "suspends, resumes and failures")
-    works(dev)
-
-
-def that_keeps_state(driver):
-    """A device of a driver whose function sets No_Soft_Reset."""
+def that(driver, keeps):
+    """A device of a driver whose function sets No_Soft_Reset, or does not."""
     for dev in devices():
-        if dev.driver == driver and dev.mailbox and keeps_state(dev):
+        if dev.driver == driver and dev.mailbox and keeps_state(dev) == keeps:
             return dev
-    raise Skip(f"no device of {driver} sets No_Soft_Reset")
+    raise Skip(f"no device of {driver} {'sets' if keeps else 'does without'} No_Soft_Reset")
 
 
-@case("{mode}: No_Soft_Reset: a suspended entropy device is suspended, a reader waits", mode=MODES)
-def kept_entropy(mode):
-    dev = that_keeps_state(Modules.DRIVER)
+KEEPS = (False, True)
+
+
+def with_or_without(text):
+    """A case with a device whose function does not set No_Soft_Reset, and with one that does."""
+
+    def decorate(function):
+        for keeps, how in zip(KEEPS, ("", "No_Soft_Reset: ")):
+            case(f"{{mode}}: {how}{text}", mode=MODES, keeps=(keeps,))(function)
+        return function
+
+    return decorate
+
+
+@with_or_without("an entropy device suspended by hand, and a reader that waits")
+def suspended_entropy(mode, keeps):
+    dev = that(Modules.DRIVER, keeps)
     select_rng(dev)
     with Reader() as reading:
         require(reading.get(5 * PROMPT), "nothing is read")
         dev.request("suspend")
         reading.block()
-        is_kept(dev, mode)
-        require(reading.get(0.3) is None, "something is read of a suspended device")
-        dev.request("resume")
+        sleep_and_see(mode, [dev])
+        if can_keep(dev, mode):
+            require(reading.get(0.3) is None, "something is read of a suspended device")
+            dev.request("resume")
         require(reading.get(5 * PROMPT), "the reader does not go on")
     works(dev)
 
 
-@case("{mode}: a disk runs, with what was written before", mode=MODES)
-def idle_disk(mode):
-    target = disk()
+@with_or_without("a disk runs, with what was written before")
+def idle_disk(mode, keeps):
+    target = Disk(that(Modules.BLOCK, keeps))
     target.write(0, pattern(7))
-    sleep(mode)
+    sleep_and_see(mode, [target.dev])
     is_same(target.path, 0, pattern(7))
     disk_works(target)
 
 
-@case("{mode}: a disk under load loses nothing", mode=MODES)
-def busy_disk(mode):
-    target = disk()
+@with_or_without("a disk under load loses nothing")
+def busy_disk(mode, keeps):
+    target = Disk(that(Modules.BLOCK, keeps))
     with disk_load(target.path):
-        sleep(mode)
+        sleep_and_see(mode, [target.dev])
     disk_works(target)
 
 
-@case("{mode}: a suspended disk runs, with what was written before", mode=MODES)
-def suspended_disk(mode):
-    target = disk()
+@with_or_without("a disk suspended by hand, with what was written before")
+def suspended_disk(mode, keeps):
+    target = Disk(that(Modules.BLOCK, keeps))
     target.write(0, pattern(8))
     target.dev.request("suspend")
-    sleep(mode)
-    expect(target.dev.state, "running", "state")
+    sleep_and_see(mode, [target.dev])
+    if can_keep(target.dev, mode):
+        reader = Child(target.read, 0, 4096)
+        blocked(reader)
+        target.dev.request("resume")
+        expect(reader.errno(5 * PROMPT), "success", "who waited")
     is_same(target.path, 0, pattern(8))
-    disk_works(target)
-
-
-@case("{mode}: No_Soft_Reset: a suspended disk is suspended", mode=MODES)
-def kept_disk(mode):
-    target = Disk(that_keeps_state(Modules.BLOCK))
-    target.write(0, pattern(9))
-    target.dev.request("suspend")
-    is_kept(target.dev, mode)
-    reader = Child(target.read, 0, 4096)
-    blocked(reader)
-    target.dev.request("resume")
-    expect(reader.errno(5 * PROMPT), "success", "who waited")
-    is_same(target.path, 0, pattern(9))
     disk_works(target)
 
 

@@ -28,10 +28,16 @@ READ_ONLY = (
     "recoveries",
     "resumes",
     "revision",
+    "sleeps_kept",
+    "sleeps_reset",
     "state",
     "suspends",
 )
-MODES = {name: 0o444 for name in READ_ONLY} | {"request": 0o200, "timeout_ms": 0o644}
+MODES = {name: 0o444 for name in READ_ONLY} | {
+    "request": 0o200,
+    "sleep": 0o644,
+    "timeout_ms": 0o644,
+}
 NOBODY = 65534
 
 GARBAGE = {

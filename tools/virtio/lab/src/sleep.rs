@@ -28,12 +28,17 @@ const DEADLINE: Duration = Duration::from_secs(240);
 
 /// What is run on the debug kernel, of those tests that are: each thing that is done to a device once.
 const DEBUG_CASES: &[&str] = &[
-    "s2idle: a suspended draft entropy device *",
+    "s2idle: an entropy device suspended by hand*",
+    "s2idle: No_Soft_Reset: a disk suspended by hand*",
     "s2idle: No_Soft_Reset: a suspended disk *",
     "s2idle: a suspended interface *",
     "s2idle: somebody waits for a suspended disk*",
-    "s2idle: a suspended input device *",
+    "s2idle: an input device suspended by hand*",
+    "s2idle: an entropy device and a disk that refuse *",
+    "s2idle: all devices, *",
+    "deep: an entropy device and a disk that forget *",
     "deep: a disk under load *",
+    "deep: a disk suspended by hand*",
     "deep: a suspended disk *",
     "deep: a TCP connection *",
     "deep: an input device: *",
