@@ -120,9 +120,9 @@ pub(super) trait Owner {
 }
 
 /// The drivers of this crate: the group is among their `dev_groups`.
-struct Native;
+struct CrateDrivers;
 
-impl Owner for Native {
+impl Owner for CrateDrivers {
     unsafe fn with<R>(
         dev: &Device<Bound>,
         f: impl FnOnce(&dyn Operations, &Device<Bound>) -> Result<R>,
@@ -199,7 +199,7 @@ macro_rules! files {
             }
         )*
 
-        files!(@array NATIVE_ATTRIBUTES Native $($file)*);
+        files!(@array CRATE_ATTRIBUTES CrateDrivers $($file)*);
         files!(@array EXTENSION_ATTRIBUTES Extension $($file)*);
     };
     (@array $name:ident $owner:ident $($file:ident)*) => {
@@ -344,7 +344,7 @@ impl Group {
     }
 }
 
-static NATIVE: Group = Group::new(&NATIVE_ATTRIBUTES);
+static CRATE: Group = Group::new(&CRATE_ATTRIBUTES);
 static EXTENSION: Group = Group::new(&EXTENSION_ATTRIBUTES);
 
 /// A null-terminated array of groups.
@@ -353,11 +353,11 @@ struct Groups([*const attribute_group; 2]);
 // SAFETY: The kernel only reads the array, and what it points to.
 unsafe impl Sync for Groups {}
 
-static NATIVE_GROUPS: Groups = Groups([&raw const NATIVE.0, null()]);
+static CRATE_GROUPS: Groups = Groups([&raw const CRATE.0, null()]);
 
 /// The attribute groups of a device that can be suspended, for `dev_groups` of its driver.
 pub(super) fn groups() -> *const *const attribute_group {
-    NATIVE_GROUPS.0.as_ptr()
+    CRATE_GROUPS.0.as_ptr()
 }
 
 /// The files of a device whose driver is none of this crate's, there until it is dropped.
