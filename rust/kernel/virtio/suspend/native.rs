@@ -14,7 +14,10 @@ use kernel::{
 use super::{
     controller::Controller,
     failure::Failure,
-    operations::Operations,
+    operations::{
+        Operations,
+        Remedy, //
+    },
     patience::Patience,
     state_machine::{
         ForeignReset,
@@ -91,17 +94,17 @@ impl Operations for Common {
 
     /// All buffers that were with the device are dropped: nothing that was in process can be relied
     /// on.
-    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<Outcome> {
+    fn recover(&self, dev: &Device<Bound>, remedy: Remedy) -> Result<Outcome> {
         // Somebody else is at it, or has been until the device lock could be had.
         if self.being_reset.load(Relaxed) || self.controller.is_running() {
             return Ok(Outcome::GivenUp);
         }
-        if lost {
+        if remedy == Remedy::GiveUpLost {
             dev.break_queues();
         }
         // SAFETY: The caller holds the device lock.
         unsafe { (self.ops.stop)(dev) };
-        if !reset {
+        if remedy != Remedy::Reset {
             (self.ops.give_up)(dev);
             return Ok(Outcome::GivenUp);
         }

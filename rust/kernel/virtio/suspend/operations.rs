@@ -21,6 +21,17 @@ use crate::{
     Device, //
 };
 
+/// What is to be done about a device that has failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// It is to be reset, and initialised again.
+    Reset,
+    /// It is to be taken out of operation.
+    GiveUp,
+    /// The same; it is gone, and can't be reset.
+    GiveUpLost,
+}
+
 /// What the controller needs of a device's driver.
 ///
 /// There are two of them: that of the drivers of this crate, which take part in it, and that of the
@@ -66,17 +77,15 @@ pub(crate) trait Operations {
     /// into it.
     fn is_broken(&self, dev: &Device<Bound>) -> bool;
 
-    /// Takes a device that has failed out of operation, so that whoever waits for it is told. If
-    /// it is to be `reset`, resets it and initialises it again. The device lock must be held.
-    ///
-    /// `lost` tells that the device is gone.
+    /// Takes a device that has failed out of operation, so that whoever waits for it is told, or
+    /// puts it back into operation. The device lock must be held.
     ///
     /// Returns what has become of the device.
     ///
     /// # Errors
     ///
     /// Those of the transport and of the driver; the device is out of operation.
-    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<Outcome>;
+    fn recover(&self, dev: &Device<Bound>, remedy: Remedy) -> Result<Outcome>;
 
     /// Takes a device that has failed out of operation for good, while it is about to be unbound:
     /// the driver may wait for it.

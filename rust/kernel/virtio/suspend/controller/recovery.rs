@@ -20,7 +20,10 @@ use super::{
             Failure,
             Refusal, //
         },
-        operations::Operations,
+        operations::{
+            Operations,
+            Remedy, //
+        },
         patience::Patience,
         protocol::{
             Condition,
@@ -256,9 +259,15 @@ impl Controller {
             self.postpone(ops, dev);
             return;
         };
-        let reset = !lost && !hopeless && *crate::parameters::recover.value_ref();
+        let remedy = if lost {
+            Remedy::GiveUpLost
+        } else if hopeless || !*crate::parameters::recover.value_ref() {
+            Remedy::GiveUp
+        } else {
+            Remedy::Reset
+        };
 
-        let outcome = match ops.recover(dev, lost, reset) {
+        let outcome = match ops.recover(dev, remedy) {
             Ok(outcome) => {
                 if outcome == Outcome::Operates {
                     dev_info!(dev, "recovered by a reset\n");

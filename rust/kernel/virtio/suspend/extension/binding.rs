@@ -42,7 +42,10 @@ use crate::{
         controller::Controller,
         failure::Failure,
         later::Later,
-        operations::Operations,
+        operations::{
+            Operations,
+            Remedy, //
+        },
         patience::Patience,
         protocol::Revision,
         state_machine::{
@@ -458,7 +461,7 @@ impl Operations for Binding {
         Virtqueues::of(dev).is_broken()
     }
 
-    fn recover(&self, dev: &Device<Bound>, lost: bool, reset: bool) -> Result<Outcome> {
+    fn recover(&self, dev: &Device<Bound>, remedy: Remedy) -> Result<Outcome> {
         // Nobody resets it meanwhile.
         let parent = self.lock_parent(dev);
         let fate = self.fate.get();
@@ -468,7 +471,7 @@ impl Operations for Binding {
         }
         let is_left_reset = fate == Fate::LeftReset;
         // It may be that nobody has enabled the function again.
-        if lost || !reset || is_left_reset && !dev.is_parent_enabled() {
+        if remedy != Remedy::Reset || is_left_reset && !dev.is_parent_enabled() {
             self.leave_broken(dev);
             return Ok(Outcome::GivenUp);
         }
