@@ -66,28 +66,58 @@ impl From<Reason> for Failure {
     }
 }
 
-/// Why a transition failed, and whether the device can still be used, or is gone.
+/// What a transition that has failed leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    /// The device is where it was before.
+    Usable,
+    /// The same, as far as is known: it can't be reached, for now at least.
+    OutOfReach,
+    /// Only a reset helps, if anything does.
+    Broken,
+    /// The device is gone.
+    Lost,
+}
+
+/// Why a transition failed, and what that leaves behind.
 #[derive(Clone, Copy)]
 pub(super) struct Refusal {
     pub(super) failure: Failure,
-    pub(super) usable: bool,
-    pub(super) lost: bool,
+    remains: Remains,
 }
 
 impl Refusal {
-    pub(super) fn usable(failure: Failure) -> Self {
+    pub(super) fn usable(failure: impl Into<Failure>) -> Self {
         Self {
-            failure,
-            usable: true,
-            lost: false,
+            failure: failure.into(),
+            remains: Remains::Usable,
         }
     }
 
-    pub(super) fn new(why: Reason, usable: bool) -> Self {
+    pub(super) fn unusable(why: Reason) -> Self {
         Self {
             failure: why.into(),
-            usable,
-            lost: why == Reason::Lost,
+            remains: if why == Reason::Lost {
+                Remains::Lost
+            } else {
+                Remains::Broken
+            },
         }
+    }
+
+    /// A device whose every bit reads as one, but whose bus does not say that it is gone for good.
+    pub(super) fn out_of_reach() -> Self {
+        Self {
+            failure: Reason::Lost.into(),
+            remains: Remains::OutOfReach,
+        }
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self.remains, Remains::Usable | Remains::OutOfReach)
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.remains, Remains::Lost | Remains::OutOfReach)
     }
 }

@@ -59,7 +59,10 @@ impl Controller {
         let (mut transition, mut action) =
             Transition::begin(revision, goal, status, timeout_ns, asked).map_err(
                 // Nothing has been asked of the device: it is as it was, or was broken already.
-                |why| Refusal::new(why, matches!(why, Reason::NotReady(_))),
+                |why| match why {
+                    Reason::NotReady(_) => Refusal::usable(why),
+                    _ => Refusal::unusable(why),
+                },
             )?;
 
         let mut quirk = false;
@@ -97,10 +100,14 @@ impl Controller {
                 Action::RolledBack(Reason::Lost) => {
                     // The request may not have reached it.
                     self.inner.lock().machine.forget_asked();
-                    return Err(Refusal::new(Reason::Lost, !dev.is_disconnected()));
+                    return Err(if dev.is_disconnected() {
+                        Refusal::unusable(Reason::Lost)
+                    } else {
+                        Refusal::out_of_reach()
+                    });
                 }
-                Action::RolledBack(why) => return Err(Refusal::new(why, true)),
-                Action::Failed(why) => return Err(Refusal::new(why, false)),
+                Action::RolledBack(why) => return Err(Refusal::usable(why)),
+                Action::Failed(why) => return Err(Refusal::unusable(why)),
             };
         }
     }

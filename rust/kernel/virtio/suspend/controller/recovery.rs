@@ -68,7 +68,7 @@ impl Controller {
     fn fail(&self, dev: &Device<Bound>, refusal: Refusal, hopeless: bool) {
         let order = self.order.lock();
         let change = self.inner.lock().machine.fail(Diagnosis {
-            lost: refusal.lost,
+            lost: refusal.is_lost(),
             hopeless,
         });
         self.announce_failure(order, dev, change, refusal.failure);

@@ -98,7 +98,7 @@ impl Controller {
         };
 
         let failure = refusal.failure;
-        if refusal.usable {
+        if refusal.is_usable() {
             self.record(failure);
             let name = match goal {
                 Goal::Suspend => "suspend",
@@ -148,7 +148,7 @@ impl Controller {
         // 2. and 3. Set SUSPEND, and re-read the status.
         self.drive(dev, revision, Goal::Suspend, patience)
             .inspect_err(|refusal| {
-                if refusal.usable {
+                if refusal.is_usable() {
                     ops.reopen(dev);
                 }
             })?;

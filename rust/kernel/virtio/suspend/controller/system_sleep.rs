@@ -99,7 +99,7 @@ impl Controller {
         }
         match self.suspend_gated(ops, dev, revision, &patience) {
             Ok(()) => Ok(Bedtime::Kept),
-            Err(refusal) if refusal.usable => {
+            Err(refusal) if refusal.is_usable() => {
                 self.refuse_to_sleep(dev, refusal.failure);
                 Ok(Bedtime::Awake)
             }
@@ -179,7 +179,7 @@ impl Controller {
     fn stays_suspended(dev: &Device<Bound>, revision: Revision) -> Result<(), Refusal> {
         match Condition::of(revision, Self::read_status(dev)) {
             Condition::Broken(Reason::Lost) if !dev.is_disconnected() => Ok(()),
-            Condition::Broken(why) => Err(Refusal::new(why, false)),
+            Condition::Broken(why) => Err(Refusal::unusable(why)),
             _ => Ok(()),
         }
     }
