@@ -74,6 +74,10 @@ use crate::{
     Feature, //
 };
 
+pub(super) use self::bus::{
+    prepare_to_sleep,
+    wake_up, //
+};
 pub use self::{
     disk::{
         Disk,

@@ -39,7 +39,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use super::later;
+use super::{
+    extension,
+    later, //
+};
 use crate::{
     bindings::{
         self,
@@ -259,40 +262,70 @@ unsafe extern "C" fn wake_up(_work: *mut bindings::work_struct) {
     }
 }
 
-/// The system is about to sleep, or awake again.
-unsafe extern "C" fn changed(_nb: *mut notifier_block, action: usize, _data: *mut c_void) -> c_int {
+/// The system is about to suspend: the devices that are suspended are minded.
+fn prepare_to_suspend() {
     let mut state = STATE.lock();
-
-    // CAST: The number of an event.
-    match action as u32 {
-        bindings::PM_SUSPEND_PREPARE => {
-            state.sleeping = true;
-            if !state.held.is_empty() {
-                Sleep::schedule_unless_frozen();
-            }
-        }
-        bindings::PM_HIBERNATION_PREPARE | bindings::PM_RESTORE_PREPARE => {
-            for (_, dev) in &*state.held {
-                dev_err!(
-                    dev,
-                    "the system can't hibernate while this is suspended: resume it\n"
-                );
-            }
-            if !state.held.is_empty() {
-                // As `notifier_from_errno()`, which the writer to /sys/power/state is told.
-                let stop = (bindings::NOTIFY_STOP_MASK | bindings::NOTIFY_OK) as c_int;
-                return stop - EBUSY.to_errno();
-            }
-            state.sleeping = true;
-        }
-        bindings::PM_POST_SUSPEND | bindings::PM_POST_HIBERNATION | bindings::PM_POST_RESTORE => {
-            state.sleeping = false;
-            if !state.held.is_empty() {
-                Sleep::schedule();
-            }
-        }
-        _ => {}
+    state.sleeping = true;
+    if !state.held.is_empty() {
+        Sleep::schedule_unless_frozen();
     }
-    // CAST: 0.
-    bindings::NOTIFY_DONE as c_int
+}
+
+/// The system is about to hibernate, or to restore what it was before that.
+///
+/// # Errors
+///
+/// [`EBUSY`] if a device is suspended.
+fn prepare_to_hibernate() -> Result {
+    let mut state = STATE.lock();
+    for (_, dev) in &*state.held {
+        dev_err!(
+            dev,
+            "the system can't hibernate while this is suspended: resume it\n"
+        );
+    }
+    if !state.held.is_empty() {
+        return Err(EBUSY);
+    }
+    state.sleeping = true;
+    Ok(())
+}
+
+/// The system is awake.
+fn awake() {
+    let mut state = STATE.lock();
+    state.sleeping = false;
+    if !state.held.is_empty() {
+        Sleep::schedule();
+    }
+}
+
+/// The system is about to sleep, or awake again.
+///
+/// The extension is told by this, too, after the state of this file has been changed, whose lock is
+/// not held then: whoever suspends a device takes it last.
+unsafe extern "C" fn changed(_nb: *mut notifier_block, action: usize, _data: *mut c_void) -> c_int {
+    // CAST: The number of an event.
+    let prepared = match action as u32 {
+        bindings::PM_SUSPEND_PREPARE => {
+            prepare_to_suspend();
+            extension::prepare_to_sleep().inspect_err(|_| awake())
+        }
+        bindings::PM_HIBERNATION_PREPARE | bindings::PM_RESTORE_PREPARE => prepare_to_hibernate()
+            .and_then(|()| extension::prepare_to_sleep().inspect_err(|_| awake())),
+        bindings::PM_POST_SUSPEND | bindings::PM_POST_HIBERNATION | bindings::PM_POST_RESTORE => {
+            awake();
+            extension::wake_up();
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    match prepared {
+        // CAST: 0.
+        Ok(()) => bindings::NOTIFY_DONE as c_int,
+        // As `notifier_from_errno()`, which the writer to /sys/power/state is told.
+        Err(error) => {
+            (bindings::NOTIFY_STOP_MASK | bindings::NOTIFY_OK) as c_int - error.to_errno()
+        }
+    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Watching the virtio bus, and the system's sleep.
+//! Watching the virtio bus.
 
 use kernel::{
     container_of,
@@ -42,21 +42,19 @@ use crate::{
     Feature, //
 };
 
-/// The notifiers by which the extension hears of the bus and of the system's sleep.
+/// The notifier by which the extension hears of the bus.
 ///
 /// # Invariants
 ///
-/// Both are registered from the end of [`Watch::new`] until they are dropped.
+/// It is registered from the end of [`Watch::new`] until it is dropped.
 #[pin_data(PinnedDrop)]
 pub(super) struct Watch {
     bus: *const bus_type,
     #[pin]
     drivers: Opaque<notifier_block>,
-    #[pin]
-    sleep: Opaque<notifier_block>,
 }
 
-// SAFETY: Notifiers are not tied to a thread.
+// SAFETY: A notifier is not tied to a thread.
 unsafe impl Send for Watch {}
 
 // SAFETY: Nothing can be done with a shared reference.
@@ -65,25 +63,19 @@ unsafe impl Sync for Watch {}
 impl Watch {
     /// Begins to watch, and looks at the devices that are there already. May sleep.
     pub(super) fn new(module: &'static ThisModule) -> Result<Pin<KBox<Self>>> {
-        let notifier = |call| {
-            Opaque::new(notifier_block {
-                notifier_call: Some(call),
-                ..Default::default()
-            })
-        };
         let this = KBox::pin(
             Self {
                 bus: find_bus(module)?,
-                drivers: notifier(drivers_changed),
-                sleep: notifier(sleep_changed),
+                drivers: Opaque::new(notifier_block {
+                    notifier_call: Some(drivers_changed),
+                    ..Default::default()
+                }),
             },
             GFP_KERNEL,
         )?;
 
-        // SAFETY: The bus is valid. The notifiers stay where they are until they are unregistered.
+        // SAFETY: The bus is valid. The notifier stays where it is until it is unregistered.
         to_result(unsafe { bindings::bus_register_notifier(this.bus, this.drivers.get()) })?;
-        // SAFETY: As above.
-        to_result(unsafe { bindings::register_pm_notifier(this.sleep.get()) })?;
         // SAFETY: As above; the callback takes any device of the bus.
         to_result(unsafe {
             bindings::bus_for_each_dev(
@@ -100,14 +92,11 @@ impl Watch {
 #[pinned_drop]
 impl PinnedDrop for Watch {
     fn drop(self: Pin<&mut Self>) {
-        // Each waits for a notification that is under way. One that has not been registered is not
-        // found, which does nothing.
+        // A notification that is under way is waited for. A notifier that has not been registered is
+        // not found, which does nothing.
         //
-        // SAFETY: The bus and the notifiers are valid.
-        unsafe {
-            bindings::unregister_pm_notifier(self.sleep.get());
-            bindings::bus_unregister_notifier(self.bus, self.drivers.get());
-        }
+        // SAFETY: The bus and the notifier are valid.
+        unsafe { bindings::bus_unregister_notifier(self.bus, self.drivers.get()) };
     }
 }
 
@@ -334,36 +323,19 @@ fn for_each_binding(mut f: impl FnMut(&Device, &Arc<Binding>) -> Result) -> Resu
     Ok(())
 }
 
-/// The system is about to sleep, which a binding may refuse. Or it is awake again.
-unsafe extern "C" fn sleep_changed(
-    _nb: *mut notifier_block,
-    action: usize,
-    _data: *mut c_void,
-) -> c_int {
-    let awake = || {
-        for_each_binding(|dev, binding| {
-            binding.thaw(dev);
-            Ok(())
-        })
-    };
+/// The system is about to sleep. May sleep.
+///
+/// # Errors
+///
+/// [`EBUSY`] if a binding refuses, after which the system is awake.
+pub(in super::super) fn prepare_to_sleep() -> Result {
+    for_each_binding(|dev, binding| binding.freeze(dev)).inspect_err(|_| wake_up())
+}
 
-    // CAST: The number of an event.
-    match action as u32 {
-        bindings::PM_SUSPEND_PREPARE
-        | bindings::PM_HIBERNATION_PREPARE
-        | bindings::PM_RESTORE_PREPARE => {
-            if let Err(error) = for_each_binding(|dev, binding| binding.freeze(dev)) {
-                let _ = awake();
-                // As `notifier_from_errno()`, which the writer to /sys/power/state is told.
-                let stop = (bindings::NOTIFY_STOP_MASK | bindings::NOTIFY_OK) as c_int;
-                return stop - error.to_errno();
-            }
-        }
-        bindings::PM_POST_SUSPEND | bindings::PM_POST_HIBERNATION | bindings::PM_POST_RESTORE => {
-            let _ = awake();
-        }
-        _ => {}
-    }
-    // CAST: 0.
-    bindings::NOTIFY_DONE as c_int
+/// The system is awake. May sleep.
+pub(in super::super) fn wake_up() {
+    let _ = for_each_binding(|dev, binding| {
+        binding.thaw(dev);
+        Ok(())
+    });
 }
