@@ -149,6 +149,10 @@ pub(super) struct Hold {
     broken: Atomic<bool>,
     #[pin]
     settled: Completion,
+    /// Not a [`Later`], which ends with the binding: this is what keeps the hold, beyond the end of
+    /// the binding if need be, until RTNL could be had. And it does not run while the system sleeps.
+    ///
+    /// [`Later`]: crate::suspend::Later
     #[pin]
     later: DelayedWork<Self>,
 }
