@@ -4,7 +4,10 @@
 
 use kernel::prelude::*;
 
-use super::protocol::Reason;
+use super::{
+    protocol::Reason,
+    state_machine::Diagnosis, //
+};
 
 /// An error, and the reason in words.
 #[derive(Clone, Copy)]
@@ -117,7 +120,13 @@ impl Refusal {
         matches!(self.remains, Remains::Usable | Remains::OutOfReach)
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        matches!(self.remains, Remains::Lost | Remains::OutOfReach)
+    /// Returns what is known of the device, if it has failed because of this. `hopeless` tells that
+    /// it breaks again and again.
+    pub(super) fn diagnosis(&self, hopeless: bool) -> Diagnosis {
+        match self.remains {
+            Remains::Lost | Remains::OutOfReach => Diagnosis::Lost,
+            Remains::Usable | Remains::Broken if hopeless => Diagnosis::Hopeless,
+            Remains::Usable | Remains::Broken => Diagnosis::Curable,
+        }
     }
 }

@@ -69,11 +69,13 @@ enum Recovery {
 /// What is known of a device that has failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug, Hash))]
-pub struct Diagnosis {
-    /// It is gone.
-    pub lost: bool,
+pub enum Diagnosis {
+    /// A reset may help.
+    Curable,
     /// It breaks again and again by itself, so that it is not worth a reset.
-    pub hopeless: bool,
+    Hopeless,
+    /// It is gone.
+    Lost,
 }
 
 /// Why a request can't begin.
@@ -388,10 +390,7 @@ impl StateMachine {
             // Whoever has it says so when it is ours again.
             _ if self.is_out_of_reach(others) => Look::Later,
             (State::Running | State::Suspended, _) if others.reset == ForeignReset::LeftUndone => {
-                Look::Failed(self.fail(Diagnosis {
-                    lost: false,
-                    hopeless: false,
-                }))
+                Look::Failed(self.fail(Diagnosis::Curable))
             }
             (State::Running, _) => Look::Status,
             (State::Suspended | State::Failed, recovery) => Look::Standing {
@@ -432,9 +431,10 @@ impl StateMachine {
             Condition::Suspended | Condition::Between => Reason::Reset,
             Condition::Broken(why) => why,
         };
-        let change = self.fail(Diagnosis {
-            lost: why == Reason::Lost,
-            hopeless,
+        let change = self.fail(match why {
+            Reason::Lost => Diagnosis::Lost,
+            _ if hopeless => Diagnosis::Hopeless,
+            _ => Diagnosis::Curable,
         });
         Looked::Failed(change, why)
     }
@@ -475,10 +475,7 @@ impl StateMachine {
     pub fn recovered(&mut self, outcome: Outcome) -> Next {
         self.recovery = match outcome {
             // It has been reset, so that nothing of what was found counts any more.
-            Outcome::LeftToOthers => Recovery::Due(Diagnosis {
-                lost: false,
-                hopeless: false,
-            }),
+            Outcome::LeftToOthers => Recovery::Due(Diagnosis::Curable),
             Outcome::Operates | Outcome::GivenUp => Recovery::None,
         };
         match outcome {

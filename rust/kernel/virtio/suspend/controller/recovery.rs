@@ -67,10 +67,8 @@ impl Controller {
     /// A device has failed: only a reset helps, if anything does (rule D9).
     fn fail(&self, dev: &Device<Bound>, refusal: Refusal, hopeless: bool) {
         let order = self.order.lock();
-        let change = self.inner.lock().machine.fail(Diagnosis {
-            lost: refusal.is_lost(),
-            hopeless,
-        });
+        let diagnosis = refusal.diagnosis(hopeless);
+        let change = self.inner.lock().machine.fail(diagnosis);
         self.announce_failure(order, dev, change, refusal.failure);
     }
 
@@ -254,17 +252,15 @@ impl Controller {
         let diagnosis = lock
             .as_ref()
             .and_then(|_| self.inner.lock().machine.begin_recovery(&self.others(ops)));
-        let Some(Diagnosis { lost, hopeless }) = diagnosis else {
+        let Some(diagnosis) = diagnosis else {
             drop(lock);
             self.postpone(ops, dev);
             return;
         };
-        let remedy = if lost {
-            Remedy::GiveUpLost
-        } else if hopeless || !*crate::parameters::recover.value_ref() {
-            Remedy::GiveUp
-        } else {
-            Remedy::Reset
+        let remedy = match diagnosis {
+            Diagnosis::Lost => Remedy::GiveUpLost,
+            Diagnosis::Curable if *crate::parameters::recover.value_ref() => Remedy::Reset,
+            Diagnosis::Curable | Diagnosis::Hopeless => Remedy::GiveUp,
         };
 
         let outcome = match ops.recover(dev, remedy) {

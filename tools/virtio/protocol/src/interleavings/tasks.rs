@@ -165,7 +165,7 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
                     }
                 }
                 Goal::Resume => {
-                    m.step("waits no longer", |w| refuse(w, task, goal, false));
+                    m.step("waits no longer", |w| refuse(w, task, goal, Diagnosis::Curable));
                     // There are devices that resume only if they are asked otherwise.
                     m.step("asks otherwise", |w| {
                         w.touch();
@@ -177,7 +177,7 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
         Pc::TakeBack { resumed } => match from.device.condition() {
             Condition::Running => m.step("has taken back", |w| {
                 w.touch();
-                refuse(w, task, Goal::Suspend, false);
+                refuse(w, task, Goal::Suspend, Diagnosis::Curable);
             }),
             Condition::Broken(_) => m.step("sees", |w| observe(w, task, Goal::Suspend, false)),
             _ => {
@@ -188,7 +188,7 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
                         w.tasks[task] = Pc::TakeBack { resumed: true };
                     });
                 }
-                m.step("can't take back", |w| fail(w, task, false));
+                m.step("can't take back", |w| fail(w, task, Diagnosis::Curable));
             }
         },
         Pc::Quiesce => m.step("quiesces", |w| {
@@ -225,8 +225,8 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
             }
             then_announce(w, task, next, After::End);
         }),
-        Pc::Fail { lost, hopeless } if free => m.step("has failed", |w| {
-            let change = w.machine.fail(Diagnosis { lost, hopeless });
+        Pc::Fail(diagnosis) if free => m.step("has failed", |w| {
+            let change = w.machine.fail(diagnosis);
             w.order = Some(me);
             w.tasks[task] = Pc::Announce(Some(change), false, After::Recover);
         }),
@@ -234,9 +234,9 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
         Pc::TryLock if from.device_lock.is_none() => m.step("locks the device", |w| {
             let others = w.others();
             match w.machine.begin_recovery(&others) {
-                Some(Diagnosis { lost, hopeless }) => {
+                Some(diagnosis) => {
                     w.device_lock = Some(me);
-                    w.tasks[task] = Pc::Recover { lost, hopeless };
+                    w.tasks[task] = Pc::Recover(diagnosis);
                 }
                 None => w.tasks[task] = Pc::Postpone,
             }
@@ -275,7 +275,7 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
             w.look_soon();
             w.tasks[task] = Pc::Idle;
         }),
-        Pc::Recover { lost, hopeless } => recover(m, task, lost, hopeless),
+        Pc::Recover(diagnosis) => recover(m, task, diagnosis),
         Pc::Initialise => {
             if !from.device.gone {
                 m.step("initialises", |w| {
@@ -362,22 +362,16 @@ fn then_announce(w: &mut World, task: usize, next: Next, after: After) {
     w.tasks[task] = Pc::Announce(next.change, next.look, after);
 }
 
-fn fail(w: &mut World, task: usize, lost: bool) {
-    w.tasks[task] = Pc::Fail {
-        lost,
-        hopeless: false,
-    };
+fn fail(w: &mut World, task: usize, diagnosis: Diagnosis) {
+    w.tasks[task] = Pc::Fail(diagnosis);
 }
 
 /// The device could not be brought to the goal, but is where it was.
-fn refuse(w: &mut World, task: usize, goal: Goal, lost: bool) {
+fn refuse(w: &mut World, task: usize, goal: Goal, diagnosis: Diagnosis) {
     let success = false;
     w.tasks[task] = match goal {
         // One that suspended too late, and does not resume, is of no use.
-        _ if task == WATCH => Pc::Fail {
-            lost,
-            hopeless: false,
-        },
+        _ if task == WATCH => Pc::Fail(diagnosis),
         Goal::Suspend => Pc::Reopen { success, goal },
         Goal::Resume => Pc::Finish { success, goal },
     };
@@ -405,17 +399,18 @@ fn observe(w: &mut World, task: usize, goal: Goal, disconnected: bool) {
         (Goal::Resume, Condition::Broken(Reason::Lost)) => {
             w.machine.forget_asked();
             if disconnected {
-                fail(w, task, true);
+                fail(w, task, Diagnosis::Lost);
             } else {
-                refuse(w, task, goal, true);
+                refuse(w, task, goal, Diagnosis::Lost);
             }
         }
-        (_, condition) => fail(w, task, condition == Condition::Broken(Reason::Lost)),
+        (_, Condition::Broken(Reason::Lost)) => fail(w, task, Diagnosis::Lost),
+        _ => fail(w, task, Diagnosis::Curable),
     }
 }
 
 /// What [`Operations::recover`] does: `Common` and `Binding` have one each.
-fn recover(m: &mut Moves<'_>, task: usize, lost: bool, hopeless: bool) {
+fn recover(m: &mut Moves<'_>, task: usize, diagnosis: Diagnosis) {
     let from = m.from;
     let give_up = |w: &mut World| {
         w.told = true;
@@ -429,7 +424,7 @@ fn recover(m: &mut Moves<'_>, task: usize, lost: bool, hopeless: bool) {
         m.step("leaves it to others", |w| {
             w.tasks[task] = Pc::Recovered(Outcome::LeftToOthers);
         });
-    } else if lost || hopeless {
+    } else if diagnosis != Diagnosis::Curable {
         m.step("gives up", |w| {
             w.touch();
             w.device.become_at(At::Reset);

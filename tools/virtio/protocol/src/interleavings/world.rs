@@ -11,6 +11,7 @@ use crate::{
     },
     state_machine::{
         Change,
+        Diagnosis,
         ForeignReset,
         Next,
         Outcome,
@@ -83,10 +84,7 @@ pub enum Pc {
         goal: Goal,
     },
     /// As above: the device has failed.
-    Fail {
-        lost: bool,
-        hopeless: bool,
-    },
+    Fail(Diagnosis),
     /// To take the device lock.
     TryLock,
     /// The device lock was not to be had, or is of no use.
@@ -95,10 +93,7 @@ pub enum Pc {
     GiveUp,
     FailProbe,
     /// The device lock is held.
-    Recover {
-        lost: bool,
-        hopeless: bool,
-    },
+    Recover(Diagnosis),
     /// As above: the device has been reset, and is initialised again.
     Initialise,
     Recovered(Outcome),
