@@ -116,7 +116,7 @@ impl Bound {
             Some(_) => Some(format!("it can't be gone on with: {}", ended.last_words())),
             None => Some(format!("it did not end within {} s", CASES.as_secs())),
         };
-        let revision = offered(&text);
+        let revision = offered(&text)?;
         if revision.is_none() && failure.is_none() {
             report.skip_device(device, "it does not offer VIRTIO_F_SUSPEND");
             return Ok(());
@@ -160,15 +160,17 @@ fn known(line: &str) -> Option<Known> {
     })
 }
 
-/// The revision of SUSPEND that the device offers, by the file `results`.
-fn offered(text: &str) -> Option<Revision> {
+/// The revision of SUSPEND that the device offers, by the file `results`. It is an error if that does
+/// not say: a device is not passed over because it is not understood.
+fn offered(text: &str) -> Result<Option<Revision>> {
     let said = text
         .lines()
         .find_map(|line| line.strip_prefix("# SUSPEND: "));
     match said {
-        Some("1.4") => Some(Revision::V1_4),
-        Some("draft") => Some(Revision::Draft),
-        _ => None,
+        Some("not offered") => Ok(None),
+        Some(revision) if revision.contains("43") => Ok(Some(Revision::V1_4)),
+        Some(revision) if revision.contains("42") => Ok(Some(Revision::Draft)),
+        said => bail!("{MODULE} does not say what is offered: {said:?}"),
     }
 }
 
@@ -209,12 +211,16 @@ mod tests {
 
     #[test]
     fn what_a_device_offers() {
+        let of = |text| offered(text).ok().flatten();
+        let text = "KTAP version 1\n# SUSPEND: VIRTIO 1.4, bit 43\n";
+        assert_eq!(of(text), Some(Revision::V1_4));
         assert_eq!(
-            offered("KTAP version 1\n# SUSPEND: 1.4\n"),
-            Some(Revision::V1_4)
+            of("# SUSPEND: draft, bit 42\n1..2\n"),
+            Some(Revision::Draft)
         );
-        assert_eq!(offered("# SUSPEND: draft\n1..2\n"), Some(Revision::Draft));
-        assert_eq!(offered("# SUSPEND: not offered\n"), None);
-        assert_eq!(offered(""), None);
+        assert_eq!(offered("# SUSPEND: not offered\n").unwrap(), None);
+        for text in ["", "# SUSPEND: yes\n"] {
+            assert!(offered(text).is_err(), "{text}");
+        }
     }
 }
