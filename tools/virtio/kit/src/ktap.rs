@@ -92,7 +92,6 @@ fn parse(line: &str) -> Option<(Result, &str, &str)> {
     };
     let (number, rest) = rest.split_once(' ').unwrap_or((rest, ""));
     number.parse::<u32>().ok()?;
-    let rest = rest.strip_prefix("- ").unwrap_or(rest);
     let (text, directive) = rest.split_once(" # ").unwrap_or((rest, ""));
     let skip = directive
         .get(..4)
@@ -143,6 +142,8 @@ mod tests {
     #[test]
     fn no_text() {
         assert_eq!(cases("ok 1\n")[0].name(), "");
+        // What is not judged has no rule.
+        assert_eq!(cases("ok 1 - left: 4 of 4\n")[0].name(), "left");
         assert_eq!(cases("not ok 1 - a # TODO\n")[0].result, Result::Failed);
     }
 }

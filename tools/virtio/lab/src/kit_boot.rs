@@ -78,7 +78,7 @@ pub const ALL: &[Boot] = &[
         machine: "q35",
         tested: Tested::Ours(&[
             "--offer 43",
-            "--offer 43 --fault works-while-suspended",
+            "--offer 43 --fault suspend-ignored",
             "--offer none",
         ]),
         // Which leaves out the kselftests.
