@@ -387,32 +387,6 @@ impl Device<device::Bound> {
         unsafe { bindings::virtio_break_device(self.as_raw()) };
     }
 
-    /// Holds back configuration change notifications.
-    ///
-    /// Calls do not nest, the controller sees to that.
-    pub(crate) fn hold_config_changes(&self) {
-        // SAFETY: By the type invariant the pointer is valid; the context is that of a task.
-        unsafe { bindings::virtio_config_driver_disable(self.as_raw()) };
-    }
-
-    /// Has the virtio core hold back configuration change notifications, whatever the driver does.
-    pub(crate) fn disable_config_core(&self) {
-        // SAFETY: By the type invariant the pointer is valid; the context is that of a task.
-        unsafe { bindings::virtio_config_core_disable(self.as_raw()) };
-    }
-
-    /// Ends what [`Device::disable_config_core`] began.
-    pub(crate) fn enable_config_core(&self) {
-        // SAFETY: As in `disable_config_core`.
-        unsafe { bindings::virtio_config_core_enable(self.as_raw()) };
-    }
-
-    /// Lets configuration change notifications through again, one that was held back included.
-    pub(crate) fn release_config_changes(&self) {
-        // SAFETY: As in `hold_config_changes`.
-        unsafe { bindings::virtio_config_driver_enable(self.as_raw()) };
-    }
-
     /// Sets who hears of configuration changes. If it is nobody, whoever heard of one hears no more
     /// when this returns. May sleep.
     pub(crate) fn set_config_listener(&self, listener: Option<&Common>) {

@@ -10,6 +10,8 @@
 //! [`Driver::Suspend`](crate::Driver::Suspend). What is common to all drivers is done here: the
 //! feature bits, the order of a suspend, closing and opening the virtqueues, waiting, rolling back.
 
+#[path = "suspend/config.rs"]
+mod config;
 #[path = "suspend/controller.rs"]
 mod controller;
 #[path = "suspend/debugfs.rs"]
@@ -18,6 +20,8 @@ mod debugfs;
 pub mod extension;
 #[path = "suspend/failure.rs"]
 mod failure;
+#[path = "suspend/fate.rs"]
+mod fate;
 #[path = "suspend/later.rs"]
 mod later;
 #[path = "suspend/native.rs"]
@@ -39,6 +43,10 @@ mod sysfs;
 #[path = "suspend/trace.rs"]
 mod trace;
 
+pub(crate) use self::config::{
+    ConfigChanges,
+    Switch, //
+};
 pub(crate) use self::controller::{
     negotiate,
     negotiate_offered,
@@ -48,6 +56,7 @@ pub(crate) use self::controller::{
 };
 pub(crate) use self::debugfs::DebugfsRoot;
 pub use self::failure::Failure;
+pub(crate) use self::fate::Fate;
 pub(crate) use self::later::{
     queue as queue_work,
     Later,

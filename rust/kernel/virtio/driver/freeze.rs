@@ -34,6 +34,7 @@ use super::{
 use crate::{
     bindings,
     device::DeviceLock,
+    suspend::Fate,
     sync::NoIo,
     Device, //
 };
@@ -142,7 +143,7 @@ impl<T: Driver + 'static> Adapter<T> {
             Self::give_up(dev);
         }
         common.frozen.store(false, Relaxed);
-        common.being_reset.store(false, Relaxed);
+        common.controller.fate().set(Fate::Untouched);
         common.controller.thaw(dev, result);
         result
     }
@@ -204,7 +205,7 @@ impl<T: Driver + 'static> Adapter<T> {
         if let Some(common) = Self::own(dev, &lock) {
             // While there is a device to which memory can be written back.
             resets::begin(vdev);
-            common.being_reset.store(true, Relaxed);
+            common.controller.fate().set(Fate::Reset);
             if Self::freeze(dev).is_err() {
                 // A request is under way. It leaves the device to `reset_done`.
                 Self::halt_during_request(dev);
@@ -215,7 +216,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     fsleep(REQUEST_STEP);
                 }
                 // It may have held them back since.
-                common.release_config_changes(dev);
+                common.config_changes.release(dev);
             }
             common.look_after_reset(dev);
         }

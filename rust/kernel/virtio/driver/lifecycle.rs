@@ -44,10 +44,12 @@ use crate::{
     queue::RawQueue,
     suspend::{
         self,
+        ConfigChanges,
         Failure,
         Later,
         Patience,
-        Support as _, //
+        Support as _,
+        Switch, //
     },
     sync::lock_class,
     Device,
@@ -103,8 +105,7 @@ pub(crate) struct Common {
     pub(crate) spread_queues: Atomic<bool>,
     #[pin]
     pub(crate) controller: suspend::Controller,
-    /// Whether configuration changes are held back.
-    pub(crate) config_held: Atomic<bool>,
+    pub(crate) config_changes: ConfigChanges,
     /// Tells the driver of a change of the configuration.
     #[pin]
     pub(crate) config_work: Later,
@@ -125,9 +126,6 @@ pub(crate) struct Common {
     /// Whether the function has been left out of the sleep of the system, in which the device keeps
     /// its state.
     pub(super) exempt: Atomic<bool>,
-    /// Whether the function is being reset: from before that until the device has been put into
-    /// operation again, or given up. Changed with the device lock held.
-    pub(crate) being_reset: Atomic<bool>,
     /// Whether the driver has been told that the device is out of operation for good.
     pub(super) given_up: Atomic<bool>,
 }
@@ -368,13 +366,12 @@ impl<T: Driver + 'static> Adapter<T> {
                     config_work <- Later::new(Self::config_work),
                     poll_work <- Later::new(Self::poll_work),
                     reset_work <- Later::new(Self::reset_work),
-                    config_held: Atomic::new(false),
+                    config_changes: ConfigChanges::new(Switch::Driver),
                     live: Atomic::new(false),
                     populated: Atomic::new(false),
                     probe <- Mutex::new(Probe::Early, probe.0, probe.1),
                     frozen: Atomic::new(false),
                     exempt: Atomic::new(false),
-                    being_reset: Atomic::new(false),
                     given_up: Atomic::new(false),
                 }),
                 keys: SetOnce::new(),
@@ -463,7 +460,7 @@ impl<T: Driver + 'static> Adapter<T> {
             unsafe { Self::with_data(dev, |data| T::stop(dev, data)) };
         }
         private.common.controller.stop();
-        private.common.release_config_changes(dev);
+        private.common.config_changes.release(dev);
         private
             .common
             .for_each_queue(|_, queue| queue.set_open(false));

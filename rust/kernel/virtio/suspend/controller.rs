@@ -29,8 +29,8 @@ use super::{
         Records, //
     },
     failure::Failure,
+    fate::FateCell,
     later::Later,
-    operations::Operations,
     patience::{
         Interruption,
         Patience, //
@@ -190,6 +190,8 @@ pub(crate) struct Controller {
     /// way, and looked at with `inner` locked.
     sleeping: Atomic<bool>,
     member: Member,
+    /// What others have done to the device by a reset.
+    fate: FateCell,
     /// Looks at a device, see [`Controller::look`].
     #[pin]
     watch: Later,
@@ -234,6 +236,7 @@ impl Controller {
             interruption <- Interruption::new(),
             sleeping: Atomic::new(false),
             member: Member::new()?,
+            fate: FateCell::new(),
             watch <- Later::new(look),
             attended <- Completion::new(),
             records: Arc::pin_init(Records::new(), GFP_KERNEL)?,
@@ -257,6 +260,11 @@ impl Controller {
     /// Returns whether the device has been neither suspended nor given up, nor is about to be.
     pub(crate) fn is_running(&self) -> bool {
         self.inner.lock().machine.is_running()
+    }
+
+    /// Returns what others have done to the device by a reset, for whoever hears of that.
+    pub(crate) fn fate(&self) -> &FateCell {
+        &self.fate
     }
 
     /// Returns whether the device is watched, and recovered when it fails.
@@ -382,11 +390,11 @@ impl Controller {
     }
 
     /// Returns what others are about to do with the device.
-    fn others(&self, ops: &dyn Operations) -> Surroundings {
+    fn others(&self) -> Surroundings {
         Surroundings {
             unbinding: self.is_unbinding(),
             sleeping: self.is_sleeping(),
-            reset: ops.foreign_reset(),
+            reset: self.fate.foreign_reset(),
         }
     }
 

@@ -31,8 +31,6 @@ mod bus;
 mod child;
 #[path = "extension/disk.rs"]
 mod disk;
-#[path = "extension/fate.rs"]
-mod fate;
 #[path = "extension/front.rs"]
 mod front;
 #[path = "extension/interface.rs"]

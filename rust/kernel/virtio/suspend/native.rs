@@ -4,25 +4,19 @@
 
 use kernel::{
     device::Bound,
-    prelude::*,
-    sync::atomic::{
-        Full,
-        Relaxed, //
-    },
+    prelude::*, //
 };
 
 use super::{
     controller::Controller,
     failure::Failure,
+    fate::Fate,
     operations::{
         Operations,
         Remedy, //
     },
     patience::Patience,
-    state_machine::{
-        ForeignReset,
-        Outcome, //
-    }, //
+    state_machine::Outcome, //
 };
 use crate::{
     driver::Common,
@@ -46,8 +40,7 @@ impl Operations for Common {
         self.check_queues(dev)
             .inspect_err(|_| (self.ops.ungate)(dev))?;
         self.for_each_queue(|_, queue| queue.set_open(false));
-        dev.hold_config_changes();
-        self.config_held.xchg(true, Full);
+        self.config_changes.hold(dev);
         // What the driver has heard of before, it looks at before SUSPEND is written (D3).
         self.config_work.flush();
         Ok(())
@@ -71,7 +64,7 @@ impl Operations for Common {
         // A device need not look for buffers by itself when it goes on.
         self.notify(dev);
 
-        self.release_config_changes(dev);
+        self.config_changes.release(dev);
         // The transport does not call back any more for a ring that was found to be broken here, or
         // when the device was suspended.
         if self.has_broken_queue() {
@@ -96,7 +89,7 @@ impl Operations for Common {
     /// on.
     fn recover(&self, dev: &Device<Bound>, remedy: Remedy) -> Result<Outcome> {
         // Somebody else is at it, or has been until the device lock could be had.
-        if self.being_reset.load(Relaxed) || self.controller.is_running() {
+        if self.controller.fate().get() == Fate::Reset || self.controller.is_running() {
             return Ok(Outcome::GivenUp);
         }
         if remedy == Remedy::GiveUpLost {
@@ -124,15 +117,6 @@ impl Operations for Common {
     fn fail_probe(&self, dev: &Device<Bound>) {
         Common::fail_probe(self, dev);
     }
-
-    /// One that is left reset is given up by `reset_work` of its adapter.
-    fn foreign_reset(&self) -> ForeignReset {
-        if self.being_reset.load(Relaxed) {
-            ForeignReset::UnderWay
-        } else {
-            ForeignReset::None
-        }
-    }
 }
 
 impl Common {
@@ -149,12 +133,5 @@ impl Common {
             return Err(Failure::new(EIO, "a virtqueue is broken"));
         }
         Ok(())
-    }
-
-    /// Lets configuration changes through again, if they have been held back.
-    pub(crate) fn release_config_changes(&self, dev: &Device<Bound>) {
-        if self.config_held.xchg(false, Full) {
-            dev.release_config_changes();
-        }
     }
 }

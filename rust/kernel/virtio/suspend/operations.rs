@@ -11,10 +11,7 @@ use super::{
     controller::Controller,
     failure::Failure,
     patience::Patience,
-    state_machine::{
-        ForeignReset,
-        Outcome, //
-    }, //
+    state_machine::Outcome, //
 };
 use crate::{
     queue::Record,
@@ -35,7 +32,18 @@ pub(crate) enum Remedy {
 /// What the controller needs of a device's driver.
 ///
 /// There are two of them: that of the drivers of this crate, which take part in it, and that of the
-/// kernel's other drivers, which know nothing of it.
+/// kernel's other drivers, which know nothing of it. Both have a [`Controller`] for what can be said
+/// of any device: its state, what others do to it by a reset ([`Fate`](super::fate::Fate)), the
+/// sleep of the system, what is due. [`ConfigChanges`](super::config::ConfigChanges) holds
+/// configuration changes back for both.
+///
+/// What is done to the device remains two things, because the virtio core is on different sides of
+/// it. A driver of the crate is called by the core for a sleep or a reset, and is stopped and
+/// started by the crate itself, with the device lock held, which keeps its virtqueues and buffers.
+/// A foreign driver is called by the core without the crate, so that the crate hears of it only
+/// from the transport's operations; its virtqueues can be closed and read, but not made anew, its
+/// configuration writes have to be held back at the transport, too, and recovering it means to have
+/// the core do to it what a reset of the function does.
 pub(crate) trait Operations {
     fn controller(&self) -> &Controller;
 
@@ -95,14 +103,5 @@ pub(crate) trait Operations {
     /// its driver, which may wait for it.
     fn fail_probe(&self, dev: &Device<Bound>) {
         let _ = dev;
-    }
-
-    /// Returns what somebody other than the controller does to the device by a reset.
-    fn foreign_reset(&self) -> ForeignReset;
-
-    /// Returns, once, whether somebody other than the controller has reset the device and put it
-    /// into operation again.
-    fn take_foreign_reset(&self) -> bool {
-        false
     }
 }

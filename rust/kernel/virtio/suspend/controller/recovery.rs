@@ -141,7 +141,7 @@ impl Controller {
         let order = self.order.lock();
         let mut inner = self.inner.lock();
         let had_failed = inner.machine.state() == State::Failed;
-        let look = inner.machine.look(&self.others(ops));
+        let look = inner.machine.look(&self.others());
         drop(inner);
         match look {
             Look::Later => drop(order),
@@ -151,7 +151,7 @@ impl Controller {
                 self.recover(ops, dev);
             }
             Look::Standing { failed } => {
-                if ops.take_foreign_reset() {
+                if self.fate.take_operating() {
                     let next = self.inner.lock().machine.adopt();
                     ops.reopen(dev);
                     self.follow(order, dev, next, Ok(()));
@@ -161,7 +161,7 @@ impl Controller {
                 }
             }
             Look::Status => {
-                let _ = ops.take_foreign_reset();
+                let _ = self.fate.take_operating();
                 self.look_at_status(order, ops, dev, revision);
             }
         }
@@ -190,7 +190,7 @@ impl Controller {
             .recovered
             .as_ref()
             .is_some_and(|recovered| recovered.elapsed() < RECOVERY_INTERVAL);
-        let looked = inner.machine.looked(condition, hopeless, &self.others(ops));
+        let looked = inner.machine.looked(condition, hopeless, &self.others());
         let timeout_ms = inner.stats.timeout_ms;
         drop(inner);
 
@@ -251,7 +251,7 @@ impl Controller {
         // Whether it is still to be recovered: somebody else may have done it, or have the device.
         let diagnosis = lock
             .as_ref()
-            .and_then(|_| self.inner.lock().machine.begin_recovery(&self.others(ops)));
+            .and_then(|_| self.inner.lock().machine.begin_recovery(&self.others()));
         let Some(diagnosis) = diagnosis else {
             drop(lock);
             self.postpone(ops, dev);
@@ -291,7 +291,7 @@ impl Controller {
 
     /// The device lock could not be had, or others have the device.
     fn postpone(&self, ops: &dyn Operations, dev: &Device<Bound>) {
-        let postponed = self.inner.lock().machine.postpone(&self.others(ops));
+        let postponed = self.inner.lock().machine.postpone(&self.others());
         match postponed {
             Postponed::Leave => {}
             // The driver may wait for the device in its `unbind`. Who unbinds it holds the lock,

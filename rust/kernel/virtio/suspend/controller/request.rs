@@ -60,7 +60,7 @@ impl Controller {
 
         let order = self.order.lock();
         let mut inner = self.inner.lock();
-        inner.machine.admit(goal, &self.others(ops))?;
+        inner.machine.admit(goal, &self.others())?;
         if goal == Goal::Suspend {
             self.member.hold(dev)?;
         }

@@ -25,10 +25,6 @@ use kernel::{
 
 use super::{
     bus::as_bound,
-    fate::{
-        Fate,
-        FateCell, //
-    },
     Foreign,
     Gate,
     Quiescer,
@@ -39,8 +35,13 @@ use crate::{
     device::ParentLock,
     queue::Record,
     suspend::{
+        config::{
+            ConfigChanges,
+            Switch, //
+        },
         controller::Controller,
         failure::Failure,
+        fate::Fate,
         later::Later,
         operations::{
             Operations,
@@ -48,10 +49,7 @@ use crate::{
         },
         patience::Patience,
         protocol::Revision,
-        state_machine::{
-            ForeignReset,
-            Outcome, //
-        },
+        state_machine::Outcome,
         sysfs::Files, //
     },
     sync::Completion,
@@ -134,6 +132,7 @@ pub(super) struct Binding {
     is_gated: Atomic<bool>,
     #[pin]
     gated: Mutex<Option<Gated>>,
+    config_changes: ConfigChanges,
     /// Whether writers to the configuration space have to wait.
     #[pin]
     config_held: Mutex<bool>,
@@ -142,7 +141,6 @@ pub(super) struct Binding {
     config_released: Completion,
     /// Set while the controller itself resets the device.
     recovering: Atomic<bool>,
-    fate: FateCell,
     /// Looks what became of a device that others have reset.
     #[pin]
     reset_work: Later,
@@ -164,10 +162,10 @@ impl Binding {
                 files <- new_mutex!(None),
                 is_gated: Atomic::new(false),
                 gated <- new_mutex!(None),
+                config_changes: ConfigChanges::new(Switch::Core),
                 config_held <- new_mutex!(false),
                 config_released <- Completion::new(),
                 recovering: Atomic::new(false),
-                fate: FateCell::new(),
                 reset_work <- Later::new(look_after_reset),
             }),
             GFP_KERNEL,
@@ -214,7 +212,7 @@ impl Binding {
 
     /// Somebody resets the device.
     pub(super) fn reset(&self, dev: &Device) {
-        if !self.recovering.load(Acquire) && self.fate.reset() {
+        if !self.recovering.load(Acquire) && self.controller.fate().reset() {
             // SAFETY: There is a binding, so the device is bound. It is not unbound while its
             // driver or the virtio core uses it, and work that is asked for later is not done.
             self.look_after_reset(unsafe { as_bound(dev) });
@@ -231,19 +229,20 @@ impl Binding {
     /// core could not initialise it. Or the transport could not enable the function, or has not
     /// disabled it, because user space has enabled it, too.
     fn reset_work(&self, dev: &Device<Bound>) {
-        if self.fate.get() != Fate::Reset || is_going_down() {
+        let fate = self.controller.fate();
+        if fate.get() != Fate::Reset || is_going_down() {
             return;
         }
         if self.controller.is_sleeping() || dev.try_lock_parent().is_none() {
             self.look_after_reset(dev);
-        } else if self.fate.change(Fate::Reset, Fate::LeftReset) {
+        } else if fate.change(Fate::Reset, Fate::LeftReset) {
             self.controller.look_soon(dev);
         }
     }
 
     /// Somebody has put the device into operation.
     pub(super) fn driver_ok(&self, dev: &Device) {
-        if self.fate.operate() {
+        if self.controller.fate().operate() {
             // SAFETY: As in `reset`.
             self.controller.look_soon(unsafe { as_bound(dev) });
         }
@@ -304,7 +303,7 @@ impl Binding {
     }
 
     fn hold_config(&self, dev: &Device<Bound>) {
-        dev.disable_config_core();
+        self.config_changes.hold(dev);
         let mut held = self.config_held.lock();
         self.config_released.reinit();
         *held = true;
@@ -313,17 +312,18 @@ impl Binding {
     fn release_config(&self, dev: &Device<Bound>) {
         *self.config_held.lock() = false;
         self.config_released.complete_all();
-        dev.enable_config_core();
+        self.config_changes.release(dev);
     }
 
     /// Lets the driver go on with a device that can't be used: it gets errors. One that others have
     /// stopped does not go on, but whoever waits for it gets errors, too.
     fn leave_broken(&self, dev: &Device<Bound>) {
         Virtqueues::of(dev).close();
+        let fate = self.controller.fate();
         let mut gated = self.gated.lock().take();
-        if let (Some(gated), Fate::Reset | Fate::LeftReset) = (&mut gated, self.fate.get()) {
+        if let (Some(gated), Fate::Reset | Fate::LeftReset) = (&mut gated, fate.get()) {
             gated.gate.abandon();
-            self.fate.set(Fate::Abandoned);
+            fate.set(Fate::Abandoned);
         }
         if self.is_gated.xchg(false, Full) {
             self.release_config(dev);
@@ -404,9 +404,10 @@ impl Operations for Binding {
             return Err(Failure::new(EIO, "a virtqueue is broken"));
         }
 
-        self.fate.change(Fate::Operating, Fate::Untouched);
+        let fate = self.controller.fate();
+        fate.take_operating();
         // Until it operates again it can't be told from one that has reset itself.
-        if self.fate.get() != Fate::Untouched {
+        if fate.get() != Fate::Untouched {
             return Err(Failure::new(EBUSY, "the device is being reset"));
         }
         self.hold_config(dev);
@@ -464,7 +465,7 @@ impl Operations for Binding {
     fn recover(&self, dev: &Device<Bound>, remedy: Remedy) -> Result<Outcome> {
         // Nobody resets it meanwhile.
         let parent = self.lock_parent(dev);
-        let fate = self.fate.get();
+        let fate = self.controller.fate().get();
         // Somebody else is at it.
         if !matches!(fate, Fate::Untouched | Fate::LeftReset) {
             return Ok(Outcome::LeftToOthers);
@@ -488,7 +489,7 @@ impl Operations for Binding {
 
         match result {
             Ok(()) => {
-                self.fate.set(Fate::Untouched);
+                self.controller.fate().set(Fate::Untouched);
                 self.reopen(dev);
                 Ok(Outcome::Operates)
             }
@@ -497,7 +498,7 @@ impl Operations for Binding {
                 Err(error)
             }
             Err(Unrecovered::Stopped(error)) => {
-                self.fate.set(Fate::LeftReset);
+                self.controller.fate().set(Fate::LeftReset);
                 self.leave_broken(dev);
                 Err(error)
             }
@@ -506,16 +507,4 @@ impl Operations for Binding {
 
     /// [`Binding::end`] does, which waits for the watch.
     fn give_up(&self, _dev: &Device<Bound>) {}
-
-    fn foreign_reset(&self) -> ForeignReset {
-        match self.fate.get() {
-            Fate::Untouched | Fate::Operating | Fate::Abandoned => ForeignReset::None,
-            Fate::Reset => ForeignReset::UnderWay,
-            Fate::LeftReset => ForeignReset::LeftUndone,
-        }
-    }
-
-    fn take_foreign_reset(&self) -> bool {
-        self.fate.change(Fate::Operating, Fate::Untouched)
-    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What others than the controller do to a device.
+//! What others than the controller do to a device by a reset.
 
 use kernel::sync::atomic::{
     Acquire,
@@ -9,9 +9,15 @@ use kernel::sync::atomic::{
     Release, //
 };
 
+use super::state_machine::ForeignReset;
+
 /// What others have done to a device.
+///
+/// Of a driver of the crate the virtio core asks all that is done about a reset, and waits for it:
+/// its device is either untouched or reset. Of others it is heard from the accesses to the status,
+/// and what comes of a reset is found out by looking.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// Nothing, or it has been looked at since.
     Untouched,
     /// Somebody has reset it.
@@ -38,18 +44,18 @@ impl Fate {
 }
 
 /// The [`Fate`] of a device, which others change at any moment: in any context.
-pub(super) struct FateCell(Atomic<u32>);
+pub(crate) struct FateCell(Atomic<u32>);
 
 impl FateCell {
     pub(super) const fn new() -> Self {
         Self(Atomic::new(Fate::Untouched as u32))
     }
 
-    pub(super) fn get(&self) -> Fate {
+    pub(crate) fn get(&self) -> Fate {
         Fate::from_bits(self.0.load(Acquire))
     }
 
-    pub(super) fn set(&self, fate: Fate) {
+    pub(crate) fn set(&self, fate: Fate) {
         self.0.store(fate as u32, Release);
     }
 
@@ -59,7 +65,7 @@ impl FateCell {
     }
 
     /// Somebody resets the device. Returns whether that matters to anybody.
-    pub(super) fn reset(&self) -> bool {
+    pub(crate) fn reset(&self) -> bool {
         loop {
             match self.get() {
                 Fate::Abandoned => return false,
@@ -72,5 +78,19 @@ impl FateCell {
     /// Somebody has put the device into operation. Returns whether that comes after a reset.
     pub(super) fn operate(&self) -> bool {
         self.change(Fate::Reset, Fate::Operating) || self.change(Fate::LeftReset, Fate::Operating)
+    }
+
+    /// Returns, once, whether somebody has reset the device and put it into operation again.
+    pub(super) fn take_operating(&self) -> bool {
+        self.change(Fate::Operating, Fate::Untouched)
+    }
+
+    /// Returns what of this matters to the decisions of the controller.
+    pub(super) fn foreign_reset(&self) -> ForeignReset {
+        match self.get() {
+            Fate::Untouched | Fate::Operating | Fate::Abandoned => ForeignReset::None,
+            Fate::Reset => ForeignReset::UnderWay,
+            Fate::LeftReset => ForeignReset::LeftUndone,
+        }
     }
 }
