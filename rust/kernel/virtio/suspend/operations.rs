@@ -32,10 +32,10 @@ pub(crate) enum Remedy {
 /// What the controller needs of a device's driver.
 ///
 /// There are two of them: that of the drivers of this crate, which take part in it, and that of the
-/// kernel's other drivers, which know nothing of it. Both have a [`Controller`] for what can be said
-/// of any device: its state, what others do to it by a reset ([`Fate`](super::fate::Fate)), the
-/// sleep of the system, what is due. [`ConfigChanges`](super::config::ConfigChanges) holds
-/// configuration changes back for both.
+/// kernel's other drivers, which know nothing of it. Both have a [`Controller`] for what can be
+/// said of any device: its state, what others do to it by a reset
+/// ([`Fate`](super::fate::Fate)), the sleep of the system, what is due.
+/// [`ConfigChanges`](super::config::ConfigChanges) holds configuration changes back for both.
 ///
 /// What is done to the device remains two things, because the virtio core is on different sides of
 /// it. A driver of the crate is called by the core for a sleep or a reset, and is stopped and

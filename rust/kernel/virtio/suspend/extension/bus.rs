@@ -92,8 +92,8 @@ impl Watch {
 #[pinned_drop]
 impl PinnedDrop for Watch {
     fn drop(self: Pin<&mut Self>) {
-        // A notification that is under way is waited for. A notifier that has not been registered is
-        // not found, which does nothing.
+        // A notification that is under way is waited for. A notifier that has not been registered
+        // is not found, which does nothing.
         //
         // SAFETY: The bus and the notifier are valid.
         unsafe { bindings::bus_unregister_notifier(self.bus, self.drivers.get()) };

@@ -165,7 +165,9 @@ pub fn moves(m: &mut Moves<'_>, task: usize) {
                     }
                 }
                 Goal::Resume => {
-                    m.step("waits no longer", |w| refuse(w, task, goal, Diagnosis::Curable));
+                    m.step("waits no longer", |w| {
+                        refuse(w, task, goal, Diagnosis::Curable)
+                    });
                     // There are devices that resume only if they are asked otherwise.
                     m.step("asks otherwise", |w| {
                         w.touch();

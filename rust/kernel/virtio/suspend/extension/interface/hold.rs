@@ -150,7 +150,8 @@ pub(super) struct Hold {
     #[pin]
     settled: Completion,
     /// Not a [`Later`], which ends with the binding: this is what keeps the hold, beyond the end of
-    /// the binding if need be, until RTNL could be had. And it does not run while the system sleeps.
+    /// the binding if need be, until RTNL could be had. And it does not run while the system
+    /// sleeps.
     ///
     /// [`Later`]: crate::suspend::Later
     #[pin]
