@@ -17,17 +17,18 @@ use crate::scenario;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 pub const NAME: &str = "install";
 pub const WHAT: &str = "the modules are installed with DKMS and loaded from the initramfs";
 
+const SOURCES: &str = "scripts/dkms-tree";
 const INSTALL: &str = "tools/virtio/lab/guest/install.sh";
 const INITRAMFS: &str = "tools/virtio/lab/guest/initramfs.sh";
 const DEADLINE: Duration = Duration::from_secs(600);
-/// As dkms.conf has it.
+/// As scripts/dkms.conf has it.
 const PACKAGE: &str = "virtio-suspend/1.0";
 /// What is printed of a disk that was suspended and resumed, by either guest.
 const CYCLE: [&str; 3] = ["revision: 1.4", "state: suspended", "state: running"];
@@ -36,16 +37,16 @@ const CYCLE: [&str; 3] = ["revision: 1.4", "state: suspended", "state: running"]
 pub fn run(tree: &Tree, kernel: &Kernel, config: Config) -> Result<()> {
     let run = tree.run_dir(NAME)?;
     let trees = ["dkms", "src"].map(|name| run.join(name));
-    let clone = run.join("clone");
-    copy_sources(tree, &clone)?;
+    let sources = run.join("sources");
+    output_of(Command::new(tree.join(SOURCES)).arg(&sources))?;
     let output = config.output.clone();
     let log = tree.out("log")?.join("dkms.log");
     output.announce("building the modules with DKMS", || {
         for dir in &trees {
             fs::create_dir(dir).with_context(|| format!("can't make {}", dir.display()))?;
         }
-        let clone = clone.display().to_string();
-        run_logged(&mut dkms(kernel, &trees, "add", &clone), &log)?;
+        let sources = sources.display().to_string();
+        run_logged(&mut dkms(kernel, &trees, "add", &sources), &log)?;
         run_logged(&mut dkms(kernel, &trees, "build", PACKAGE), &log)
     })?;
 
@@ -89,18 +90,6 @@ fn dkms(kernel: &Kernel, [dkms, src]: &[PathBuf; 2], action: &str, what: &str) -
         .arg("--sourcetree")
         .arg(src);
     command
-}
-
-/// Copies what a fresh clone has.
-fn copy_sources(tree: &Tree, to: &Path) -> Result<()> {
-    let mut from = PathBuf::from(tree.root()).into_os_string();
-    from.push("/");
-    let mut rsync = Command::new("rsync");
-    rsync
-        .args(["--archive", "--delete", "--exclude=/out", "--exclude=/.git"])
-        .arg(from)
-        .arg(to);
-    output_of(&mut rsync).map(drop)
 }
 
 /// Boots a guest, which has to print some lines, in this order, and to end in a certain way.
