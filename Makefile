@@ -7,7 +7,8 @@ TESTS ?=
 JOBS ?=
 export KERNEL KERNEL_SERIES ACCEL MIRROR
 
-kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR)
+# What modpost adds to a module is compiled without the flags of Kbuild.
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) KCFLAGS='$(KCFLAGS) -ffile-prefix-map=$(CURDIR)=.'
 lab = scripts/lab
 
 .PHONY: all

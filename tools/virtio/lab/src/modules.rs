@@ -50,7 +50,9 @@ pub fn make(tree: &Tree, kernel: &Kernel, out: &Path) -> Command {
         .args(&kernel.make)
         .arg(format!("-j{jobs}"))
         .arg(format!("M={}", tree.root().display()))
-        .arg(format!("MO={}", out.display()));
+        .arg(format!("MO={}", out.display()))
+        // What modpost adds to a module is compiled without the flags of Kbuild.
+        .arg(format!("KCFLAGS=-ffile-prefix-map={}=.", out.display()));
     make
 }
 

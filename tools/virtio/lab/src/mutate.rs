@@ -241,6 +241,17 @@ pub fn sample(tree: &Tree, kernel: &Kernel, config: Config, report: &mut Report)
     let _lock = tree.lock("mutate")?;
     let devices = device::of_selftests();
     let lab = Lab::new(tree, kernel, Config { devices, ..config })?;
+    let different = lab.different()?;
+    for module in &different {
+        report.note(format!("{} is different", module.display()));
+    }
+    report.case(
+        "without a mutant, the modules of another clone are the same to the byte",
+        match different.is_empty() {
+            true => Verdict::Passed,
+            false => Verdict::Failed,
+        },
+    );
     for mutant in list(tree)?.iter().filter(|mutant| mutant.sample) {
         let verdict = match lab.fate(mutant)? {
             Fate::KilledBy(test) => {
@@ -272,6 +283,25 @@ impl<'a> Lab<'a> {
         };
         copy(tree.root(), this.copy.root())?;
         Ok(this)
+    }
+
+    /// The modules that are not the same in the clone and in its copy, which is in another place.
+    fn different(&self) -> Result<Vec<PathBuf>> {
+        let built = modules::build_quietly(&self.copy, self.kernel)?;
+        ensure!(!built.files.is_empty(), "there are no modules");
+        let mut different = Vec::new();
+        for file in built.files {
+            let module = file
+                .strip_prefix(self.copy.root())
+                .with_context(|| format!("{} is not in the copy", file.display()))?;
+            let read = |path: &Path| {
+                fs::read(path).with_context(|| format!("can't read {}", path.display()))
+            };
+            if read(&file)? != read(&self.tree.join(module))? {
+                different.push(module.into());
+            }
+        }
+        Ok(different)
     }
 
     /// Runs the tests that are to kill mutants with the driver as it is.
