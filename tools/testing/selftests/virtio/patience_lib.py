@@ -122,7 +122,30 @@ def reset_killed(dev, goal):
             expect(child.wait(10 * PROMPT), -signal.SIGKILL, "how the writer ended")
 
 
-RESETS = {"ends in time": reset_in_time, "can be killed": reset_killed}
+def reset_waited_for(dev, goal):
+    """A request whose device is recovered in time ends after that: the device runs then."""
+    if goal == "resume":
+        dev.request("suspend")
+    recoveries = dev.number("recoveries")
+    late = f"reset-late={SHORT_MS}"
+    dev.need_mailbox().set(faults=[f"needs-reset-on-{goal}", late])
+    dev.write("timeout_ms", str(FAR_MS))
+    began = time.monotonic()
+    expect(Child(dev.request, goal).errno(SHORT_MS / 1000 + 5 * PROMPT), "EIO", goal)
+    took = time.monotonic() - began
+    # Neither is waited for: that the request has ended is what is looked at.
+    expect(dev.state, "running", "state")
+    expect(dev.number("recoveries"), recoveries + 1, "recoveries")
+    require(dev.mailbox.happened(late), "the reset was not late")
+    require(took >= SHORT_MS / 1000, f"it ended after {took:.2f} s, before the reset was over")
+    relent(dev)
+
+
+RESETS = {
+    "ends in time": reset_in_time,
+    "can be killed": reset_killed,
+    "waits for one that is over in time": reset_waited_for,
+}
 
 
 def ends_with_the_driver(dev, goal):
