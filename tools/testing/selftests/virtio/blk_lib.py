@@ -282,6 +282,31 @@ def what_freezes(disk):
     return path, str(before // 2), str(before)
 
 
+@contextlib.contextmanager
+def keeps_freezing(disk):
+    """Somebody freezes the queue again and again, without a pause; yields how often that was done."""
+    path, value, before = what_freezes(disk)
+    count = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def done():
+        return int.from_bytes(count[:8], "little")
+
+    def freeze():
+        while True:
+            for text in (value, before):
+                path.write_text(text)
+                count[:8] = (done() + 1).to_bytes(8, "little")
+
+    child = Child(freeze)
+    try:
+        yield done
+        require(child.poll() is None, "who freezes the queue has ended")
+    finally:
+        child.kill()
+        child.wait(5 * PROMPT, "who freezes the queue ends")
+    path.write_text(before)
+
+
 def change_waits(disk):
     """A child that changes what freezes the queue, and waits for the requests that there are."""
     path, value, _ = what_freezes(disk)

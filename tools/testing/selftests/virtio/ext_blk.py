@@ -18,7 +18,7 @@ import time
 import zlib
 from pathlib import Path
 
-from blk_lib import change_waits
+from blk_lib import blocked, change_waits, keeps_freezing
 from ext_lib import drivers, each_driver, extend, unload
 from patience_lib import (
     GOALS,
@@ -306,6 +306,23 @@ def frozen_by_another(_driver, devices, how):
     expect(reader.errno(within=10 * PROMPT), "success", "the reader")
     expect(change.errno(within=5 * PROMPT), "success", "the change")
     relent(dev)
+
+
+@case("somebody else freezes the queue all the time: a resume {how}", how=ENDS)
+@on_disk
+def frozen_at_resume(_driver, devices, how):
+    dev = devices[0]
+    refuse_to(dev, "resume")
+    reader = Child(read_block, path_of(dev))
+    blocked(reader)
+    with keeps_freezing(disk_of(dev).name) as count:
+        wait_for(lambda: count() > 2, "the queue is frozen while the disk is suspended", 5 * PROMPT)
+        before = count()
+        ENDS[how](dev, "resume")
+        wait_for(lambda: count() > before + 1, "the queue was frozen meanwhile, too", 5 * PROMPT)
+        require(reader.poll() is None, "the reader has not waited")
+        relent(dev)
+    expect(reader.errno(within=5 * PROMPT), "success", "the reader")
 
 
 @case("a {goal} of a disk that needs a reset, and is slow with it, {how}", goal=GOALS, how=RESETS)

@@ -315,6 +315,32 @@ def own_command():
         expect(one.ping(other), 0, "lost pings")
 
 
+@case("a command at a resume that the device does not answer: the resume does not wait for it")
+def own_command_at_resume():
+    with network() as (one, other), vlan(one, 5), vlan(one, 6):
+        for number, timeout_ms in ((5, SHORT_MS), (6, FAR_MS)):
+            one.device.request("suspend")
+            one.run("ip", "link", "delete", f"v{number}")
+            one.mailbox.set(hold=True)
+            one.device.write("timeout_ms", str(timeout_ms))
+            before = one.mailbox.counters()["notify"]
+            control = len(before) - 1
+            with within(BOUND, "the resume"):
+                expect(Child(one.device.request, "resume").errno(5 * PROMPT), "success", "resume")
+            expect(one.device.state, "running", "state")
+            wait_for(lambda: one.mailbox.counters()["notify"][control] > before[control],
+                     "a command is under way")  # fmt: skip
+            require(number in vlans(one), "the device has answered")
+            if timeout_ms == SHORT_MS:
+                request_is_bounded(one, "ETIMEDOUT")
+            one.mailbox.set(hold=False)
+            wait_for(lambda: number not in vlans(one), "the device was told", 5 * PROMPT)
+            one.device.write("timeout_ms", str(suspend_lib.TIMEOUT_MS))
+        one.device.request("suspend")
+        one.device.request("resume")
+        expect(one.ping(other), 0, "lost pings")
+
+
 @case("somebody else holds RTNL: a suspend ends in time, and when killed")
 def rtnl_at_suspend():
     with network() as (one, other):

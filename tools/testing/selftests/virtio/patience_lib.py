@@ -6,6 +6,7 @@ back, whatever it waits for, and no longer than its writer lives or its driver i
 import contextlib
 import signal
 import time
+from pathlib import Path
 
 from suspend_lib import (
     FAR_MS,
@@ -16,6 +17,7 @@ from suspend_lib import (
     expect,
     request_in_child,
     require,
+    told,
     wait_for,
     within,
 )
@@ -86,6 +88,18 @@ def can_be_killed(dev, goal):
 RESET_MS = 4 * (SHORT_MS + 1000)
 
 
+def lock_is_held(dev):
+    """Somebody has the device lock, for long: nobody who asks for anything waits for that."""
+    # Who binds a driver takes the lock, even if there is one already.
+    binder = Child((dev.path / "driver" / "bind").write_text, dev.name)
+    stack = Path(f"/proc/{binder.pid}/stack")
+    wait_for(lambda: "device_driver_attach" in stack.read_text(), "the lock is waited for")
+    for goal in GOALS:
+        with within(SLACK, f"a {goal} that is refused"):
+            expect(told(dev.request, goal), "EIO", goal)
+    require(binder.poll() is None, "the device lock was not held")
+
+
 @contextlib.contextmanager
 def slow_reset(dev, goal):
     """The device needs a reset when it is asked, and takes its time for that; it is recovered."""
@@ -96,6 +110,8 @@ def slow_reset(dev, goal):
     dev.need_mailbox().set(faults=[f"needs-reset-on-{goal}", late])
     yield
     wait_for(lambda: dev.mailbox.happened(late), "the device is reset")
+    expect(dev.state, "failed", "state")
+    lock_is_held(dev)
     expect(dev.state, "failed", "state")
     expect(dev.number("recoveries"), recoveries, "recoveries before the reset is over")
     wait_for(lambda: dev.state == "running", "it is recovered", RESET_MS / 1000 + 5 * PROMPT)

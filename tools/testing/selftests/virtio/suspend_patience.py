@@ -18,12 +18,15 @@ from patience_lib import (
 )
 from suspend_lib import (
     PROMPT,
+    Child,
     Modules,
     Skip,
     case,
     devices,
     expect,
+    require,
     run,
+    wait_for,
 )
 
 DRIVERS = {"entropy": Modules.DRIVER, "disk": Modules.BLOCK}
@@ -93,6 +96,22 @@ def frozen_by_another(how):
     expect(reader.errno(5 * PROMPT), "success", "the reader")
     expect(change.errno(5 * PROMPT), "success", "the change")
     relent(target.dev)
+
+
+@case("disk: somebody else freezes the queue all the time: a resume {how}", how=ENDS)
+def frozen_at_resume(how):
+    target = blk_lib.disk()
+    refuse_to(target.dev, "resume")
+    reader = Child(target.read, 0, 4096)
+    blk_lib.blocked(reader)
+    with blk_lib.keeps_freezing(target.name) as count:
+        wait_for(lambda: count() > 2, "the queue is frozen while the disk is suspended", 5 * PROMPT)
+        before = count()
+        ENDS[how](target.dev, "resume")
+        wait_for(lambda: count() > before + 1, "the queue was frozen meanwhile, too", 5 * PROMPT)
+        require(reader.poll() is None, "the reader has not waited")
+        relent(target.dev)
+    expect(reader.errno(5 * PROMPT), "success", "the reader")
 
 
 @case("disk: a suspend that waits for requests ends when the driver is unbound")
