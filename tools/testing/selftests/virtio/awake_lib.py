@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """The sleep of the system, while a device is suspended: it is refused, and in time."""
 
+import contextlib
 import os
+import select
 from pathlib import Path
 
 from blk_lib import blocked
@@ -13,6 +15,7 @@ from suspend_lib import (
     Skip,
     expect,
     require,
+    wait_for,
     within,
 )
 
@@ -21,11 +24,19 @@ STATE = Path("/sys/power/state")
 SYNC_SECONDS = 3.0 * SLOWNESS
 # The same for a task that can't be frozen. By itself the kernel gives up after 20 seconds.
 FREEZE_SECONDS = 3.0
+# Of epoll_ctl(2), which Python has no name for.
+EPOLLWAKEUP = 1 << 29
 
 
 def sleep(kind):
-    """Has the system sleep: "freeze", "mem" or "disk"."""
-    STATE.write_text(kind)
+    """Has the system sleep: "freeze", "mem" or "disk". Once: a buffered file is written to again, by
+    its close, if that fails.
+    """
+    fd = os.open(STATE, os.O_WRONLY)
+    try:
+        os.write(fd, kind.encode())
+    finally:
+        os.close(fd)
 
 
 def need(kind):
@@ -63,6 +74,48 @@ def refuses_to_hibernate(dev, meanwhile=lambda: None):
     expect(dev.state, "suspended", "state")
     dev.request("resume")
     expect(dev.state, "running", "state")
+
+
+@contextlib.contextmanager
+def wakes_up():
+    """The system wakes up at the end, if it is about to sleep."""
+    count = Path("/sys/power/wakeup_count")
+    count.write_text(count.read_text())
+    reader, writer = os.pipe()
+    with select.epoll() as events:
+        events.register(reader, select.EPOLLIN | EPOLLWAKEUP)
+        try:
+            yield
+        finally:
+            # As long as nobody takes the event the system is kept awake.
+            os.write(writer, b"x")
+            os.close(writer)
+    os.close(reader)
+
+
+@contextlib.contextmanager
+def about_to_hibernate(dev, path):
+    """All have been told that the system is about to hibernate, which syncs a disk that takes its
+    time. Tasks have not been frozen yet. It does not sleep in the end, but wakes up.
+    """
+    need("disk")
+    with open(path, "r+b", buffering=0) as disk:
+        # Into the page cache.
+        disk.write(os.urandom(1 << 20))
+        dev.mailbox.set(hold=True)
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(wakes_up())
+                child = Child(sleep, "disk")
+                where = Path(f"/proc/{child.pid}/stack")
+                wait_for(lambda: "pm_sleep_fs_sync" in where.read_text(), "it syncs", 5 * PROMPT)
+                yield
+                require(child.poll() is None, "it has not waited for the disk")
+                stack.close()
+                expect(child.errno(5 * PROMPT), "EBUSY", "hibernation")
+        finally:
+            dev.mailbox.set(hold=False)
+        os.fsync(disk.fileno())
 
 
 def sync_ends(dev, path, kind, then=None):

@@ -32,7 +32,7 @@ from patience_lib import (
     refuse_to,
     relent,
 )
-from awake_lib import refuses_to_hibernate, sync_ends
+from awake_lib import about_to_hibernate, refuses_to_hibernate, sync_ends
 from suspend_lib import (
     PROMPT,
     SLOWNESS,
@@ -560,6 +560,27 @@ def polled():
 def hibernate(_driver, devices):
     refuses_to_hibernate(devices[0])
     devices[0].works()
+
+
+@case("a driver that is bound when the system is about to sleep: EBUSY, and no look until it is awake")
+@on_disk
+def bound_late(_driver, devices):
+    if len(devices) < 2:
+        raise Skip("there is one disk only")
+    synced, dev = devices[:2]
+    before = dev.number("recoveries")
+    with about_to_hibernate(synced, path_of(synced)):
+        dev.rebind()
+        expect(Child(dev.request, "suspend").errno(5 * PROMPT), "EBUSY", "suspend")
+        expect(dev.state, "running", "state")
+        dev.mailbox.command("fault-now", fault="needs-reset")
+        # A look would be at once, and a recovery with it.
+        time.sleep(0.5)
+        expect(dev.number("recoveries"), before, "recoveries before the system is awake")
+    wait_for(lambda: dev.number("recoveries") == before + 1, "it is recovered", 5 * PROMPT)
+    wait_for(lambda: dev.state == "running", "it runs")
+    dev.cycle()
+    dev.works()
 
 
 @case("{kind} with something to be written to a suspended disk: EBUSY, and it can be resumed",

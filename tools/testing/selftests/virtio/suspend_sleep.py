@@ -6,13 +6,28 @@ Sleep from which the system wakes up needs a guest of its own.
 """
 
 from blk_lib import disk, works
-from awake_lib import freezing_ends, refuses_to_hibernate, sync_ends
-from suspend_lib import case, device, run
+from awake_lib import about_to_hibernate, freezing_ends, refuses_to_hibernate, sync_ends
+from suspend_lib import case, device, expect, run, told
 
 
 @case("entropy: the system does not hibernate while the device is suspended")
 def hibernate_entropy():
     refuses_to_hibernate(device())
+
+
+@case("entropy: a driver that is bound when the system is about to sleep: EBUSY until it is awake")
+def bound_late():
+    target = disk()
+    dev = device()
+    with about_to_hibernate(target, target.path):
+        # One that was bound before.
+        expect(told(target.dev.request, "suspend"), "EBUSY", "suspend")
+        dev.rebind()
+        expect(told(dev.request, "suspend"), "EBUSY", "suspend")
+        expect(dev.state, "running", "state")
+    dev.request("suspend")
+    dev.request("resume")
+    works(target)
 
 
 @case("disk: the system does not hibernate while the device is suspended")
