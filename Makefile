@@ -35,8 +35,8 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench shell check kselftest kit mutate qemu rust-analyzer lab-modules
-demo bench shell check kselftest kit mutate qemu rust-analyzer:
+.PHONY: demo bench docs shell check kselftest kit mutate qemu rust-analyzer lab-modules
+demo bench docs shell check kselftest kit mutate qemu rust-analyzer:
 	@$(lab) $@
 
 .PHONY: qemu-check
@@ -68,6 +68,7 @@ help:
 	@echo '                  JOBS=1 runs one at a time'
 	@echo '  make bench          the figures, to out/bench.json'
 	@echo '  make check          formatting, lints, checkpatch, conformance'
+	@echo '  make docs           HTML of the pages and of the crate, to out/docs'
 	@echo '  make mutate         break the driver in many ways: each must fail a test'
 	@echo '  make qemu           build QEMU with SUSPEND in its own devices, print where it is;'
 	@echo "                  TESTS='qemu/*' are the tests with it, and make demo has one act more"

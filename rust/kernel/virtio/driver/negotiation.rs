@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A device between the negotiation of its features and FEATURES_OK, see
-/// [`Driver::validate`](crate::Driver::validate).
+/// [`Driver::validate`].
 ///
 /// # Invariants
 ///

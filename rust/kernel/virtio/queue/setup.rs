@@ -172,7 +172,7 @@ impl<'a, D: Driver + 'static> VirtQueues<'a, D> {
     /// Asks the device for the virtqueues.
     ///
     /// They are opened when DRIVER_OK is set, right before
-    /// [`Driver::start`](crate::Driver::start) is called.
+    /// [`Driver::start`] is called.
     ///
     /// # Errors
     ///

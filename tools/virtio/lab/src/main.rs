@@ -16,6 +16,7 @@ mod conformance;
 mod debug;
 mod demo;
 mod device;
+mod docs;
 mod guest;
 mod init;
 mod initramfs;
@@ -34,6 +35,7 @@ mod migrate;
 mod modules;
 mod mutate;
 mod output;
+mod packages;
 mod picture;
 mod process;
 mod qemu;
@@ -90,6 +92,8 @@ enum Cmd {
     Setup,
     /// Build the modules; a warning is an error.
     Modules,
+    /// Make HTML of the pages and of the crate, in out/docs; a warning is an error.
+    Docs,
     /// Run a command in a guest with the modules and the test devices, and return its status.
     Guest {
         /// Test device, as arguments of virtio-test-device; may be repeated [default: two, of
@@ -213,6 +217,7 @@ fn host(cli: Cli) -> Result<u8> {
                 println!("{}", ko.display());
             }
         }
+        Cmd::Docs => docs::run(&tree, &kernel)?,
         Cmd::Guest {
             devices,
             qemu,

@@ -5,6 +5,7 @@
 //! It is built once for each version, series and set of options, and nothing else needs it: its
 //! packages are installed, and apt asked for its source, only when it is to be built.
 
+use crate::packages;
 use crate::process::{announce, output_of, run_logged, Steps};
 use crate::tree::{make_dir, Tree, STATE};
 use anyhow::{bail, ensure, Context, Result};
@@ -159,7 +160,7 @@ fn build(tree: &Tree, dir: &Path, series: &[PathBuf], key: &str) -> Result<Qemu>
     let mut steps = Steps::new(6);
 
     steps.step("installing what QEMU is built with", || {
-        install(tree, &log("install"))
+        packages::install(tree, PACKAGES, &log("install"))
     })?;
     let version = steps.step("downloading its source", || download(dir, &log("download")))?;
 
@@ -233,24 +234,6 @@ fn does_not_apply(patch: &Path, version: &str) -> String {
             .unwrap_or(patch.as_os_str())
             .to_string_lossy()
     )
-}
-
-fn install(tree: &Tree, log: &Path) -> Result<()> {
-    let path = tree.join(PACKAGES);
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
-    let mut apt = Command::new("apt-get");
-    apt.env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["--yes", "--option", "DPkg::Lock::Timeout=600", "install"])
-        .args(packages(&text));
-    run_logged(&mut apt, log)
-}
-
-/// The names in a list of packages.
-fn packages(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .filter_map(|line| line.split('#').next())
-        .flat_map(str::split_whitespace)
 }
 
 /// apt with the sources of Debian's release, next to its binaries, without a word to the rest.
@@ -463,12 +446,6 @@ mod tests {
             "deb-src http://mirror/debian trixie main\n"
         );
         assert!(source_list("# nothing\n").is_err());
-    }
-
-    #[test]
-    fn names_of_packages() {
-        let text = "# SPDX\n\n# A comment.\nninja-build\npatch # to apply\n";
-        assert_eq!(packages(text).collect::<Vec<_>>(), ["ninja-build", "patch"]);
     }
 
     #[test]
