@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """A disk that needs a reset is recovered by one, and all that it had is issued again (D9)."""
 
-import mmap
 import os
 import random
 import time
@@ -31,6 +30,7 @@ from blk_lib import (
     pattern,
     works,
 )
+from uring_lib import PolledReads
 
 SECONDS = int(os.environ.get("BLK_SECONDS", "8"))
 
@@ -157,18 +157,26 @@ def broken_ring():
 
 
 def read_polling(target):
-    """A read that looks for its end itself."""
-    with target.open(os.O_RDONLY) as fd, mmap.mmap(-1, 4096) as buffer:
-        os.preadv(fd, [buffer], 0, os.RWF_HIPRI)
+    """A read that looks for its end itself, which preadv() never does, whatever its flags."""
+    with target.open(os.O_RDONLY) as fd:
+        reads = PolledReads(fd)
+        reads.submit(1)
+        (result,) = reads.reap(1)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
 
 
 @case("a device that lies about a ring that is polled is found out, and its requests end")
 def broken_polled_ring():
     target = disk()
     with driver_with(target, poll_queues=1):
+        # Those that are polled come last.
+        notified = len(os.listdir(f"/sys/block/{target.name}/mq")) - 1
+        target.mailbox.clear()
         target.mailbox.set(faults=["used-bad-id"])
         reader = Child(read_polling, target)
         wait_for(lambda: target.mailbox.counters()["faults"], "the device lies", 5 * PROMPT)
+        expect(sum(target.report()["queues"][:notified]), 0, "requests in queues that notify")
         wait_for(lambda: target.dev.number("recoveries") or target.dev.state == "failed",
                  "somebody looks", 5 * PROMPT)
         expect(reader.errno(10 * PROMPT, "the reader ends"), "EIO", "the reader")
@@ -222,7 +230,9 @@ def lost_by_a_reset(what):
         expect_errno("EIO", "another read", target.read, 0, 4096)
         expect(target.dev.number("failures"), failures + 1, "failures")
         require(target.dev.read("last_error") != "none", "last_error says nothing")
-        # Whoever has been told does not count on the device any more.
+        # Whoever has been told does not count on the device any more, though it is as it was.
+        target.mailbox.set(faults=[], hold=False)
+        target.mailbox.command("device", set={"queues": kept})
         (target.dev.pci / "reset").write_text("1")
         expect(target.dev.state, "failed", "the state after another reset")
         expect(target.dev.number("failures"), failures + 1, "failures after another reset")
