@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `virtio-suspend metrics`: what monitoring systems read, in the format OpenMetrics, which is also
-//! that of the textfile collector of node_exporter.
+//! `virtio-suspend metrics`: what monitoring systems read, as OpenMetrics.
+//!
+//! Only of what the older text format of Prometheus has, too: it is what the textfile collector of
+//! node_exporter reads, and it refuses a whole file for one type that it does not know.
 
 use std::fmt::Write;
 
@@ -71,16 +73,16 @@ pub fn text(devices: &[Device]) -> String {
             ));
         }
     }
-    line(format_args!("# TYPE virtio_suspend_state stateset"));
+    // A stateset by its nature.
+    line(format_args!("# TYPE virtio_suspend_state gauge"));
     line(format_args!(
         "# HELP virtio_suspend_state The state of the device."
     ));
     for (_, labels, suspend) in all() {
         for state in STATES {
             let is = u8::from(suspend.state == state);
-            let label = format!("virtio_suspend_state=\"{state}\"");
             line(format_args!(
-                "virtio_suspend_state{{{labels},{label}}} {is}"
+                "virtio_suspend_state{{{labels},state=\"{state}\"}} {is}"
             ));
         }
     }
@@ -116,13 +118,17 @@ mod tests {
         for line in [
             format!("virtio_suspend_suspends_total{{{labels}}} 3"),
             format!("virtio_suspend_last_suspend_seconds{{{labels}}} 0.002000000"),
-            format!("virtio_suspend_state{{{labels},virtio_suspend_state=\"running\"}} 1"),
-            format!("virtio_suspend_state{{{labels},virtio_suspend_state=\"failed\"}} 0"),
+            format!("virtio_suspend_state{{{labels},state=\"running\"}} 1"),
+            format!("virtio_suspend_state{{{labels},state=\"failed\"}} 0"),
         ] {
             assert!(
                 text.lines().any(|other| other == line),
                 "{line} is not in\n{text}"
             );
+        }
+        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
+            let kind = line.rsplit(' ').next().unwrap_or_default();
+            assert!(["counter", "gauge"].contains(&kind), "{line}");
         }
         assert!(!text.contains("virtio1"));
         assert!(text.ends_with("# EOF\n"));
