@@ -35,8 +35,8 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench docs shell check kselftest kit mutate qemu rust-analyzer lab-modules
-demo bench docs shell check kselftest kit mutate qemu rust-analyzer:
+.PHONY: demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer lab-modules
+demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer:
 	@$(lab) $@
 
 .PHONY: qemu-check
@@ -75,6 +75,7 @@ help:
 	@echo '  make qemu-check     the same, and apply, checkpatch and test the series'
 	@echo '  make kit            a kernel and an initramfs that try the devices of any VMM, in out/kit'
 	@echo '  make kselftest      the kselftests as the kernel installs them, in out/kselftest'
+	@echo '  make deb            packages for Debian, in out/deb'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'
 	@echo ''

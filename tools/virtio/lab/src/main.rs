@@ -13,6 +13,7 @@ mod check;
 mod circles;
 mod command;
 mod conformance;
+mod deb;
 mod debug;
 mod demo;
 mod device;
@@ -160,6 +161,8 @@ enum Cmd {
     Kselftest,
     /// Make the kit that tests the devices of any VMM, in out/kit, and print where it is.
     Kit,
+    /// Build the packages for Debian, have lintian check them, and print where they are.
+    Deb,
     /// Write rust-project.json, for rust-analyzer.
     RustAnalyzer,
     /// Start a guest to play in.
@@ -280,6 +283,7 @@ fn host(cli: Cli) -> Result<u8> {
             "{}",
             kit::make(&tree, &kernel, &output::Output::Terminal)?.display()
         ),
+        Cmd::Deb => println!("{}", deb::run(&tree, &kernel)?.display()),
         Cmd::RustAnalyzer => {
             // For the generated bindings.
             modules::build(&tree, &kernel)?;
