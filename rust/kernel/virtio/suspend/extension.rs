@@ -15,8 +15,8 @@
 //!   notifier ([`bus`]). What this module does for a binding, from adding the files in sysfs to
 //!   the end of all that runs for it, is begun and ended there, with the lock held.
 //! - The operations that are in front only do more than the transport's for a device that has an
-//!   entry in [`static@TABLE`]. When the extension is unregistered, the transport's operations are put
-//!   back first, then the entry goes, then whoever still runs through ours is waited for. See
+//!   entry in [`static@TABLE`]. When the extension is unregistered, the transport's operations are
+//!   put back first, then the entry goes, then whoever still runs through ours is waited for. See
 //!   [`front::drain`].
 //! - While a device's driver is gated, a reference keeps the module of the quiescers loaded.
 //! - Operations in place of those of a network interface are there while it is held, and until RTNL
@@ -144,7 +144,8 @@ pub trait Gate: Send {
 /// - `transport` are the operations that the device's transport has given it, which are there as
 ///   long as the device.
 /// - `ops` is a copy of these, some of which are replaced by those of [`front`].
-/// - The device's operations are either of both, and not `ops` if the entry is not in [`static@TABLE`].
+/// - The device's operations are either of both, and not `ops` if the entry is not in
+///   [`static@TABLE`].
 #[pin_data]
 struct Entry {
     dev: ARef<Device>,
