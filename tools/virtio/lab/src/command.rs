@@ -7,16 +7,25 @@ use crate::process::run_logged;
 use crate::rust;
 use crate::tree::Tree;
 use anyhow::Result;
+use std::path::PathBuf;
 
-/// Builds it, linked statically: it must not need a library from a disk that it suspends. That is
-/// said for this one program, because macros of the compiler can't be built so.
+/// Builds it: it must not need a library from a disk that it suspends.
 pub fn build(tree: &Tree, output: &Output) -> Result<()> {
     let _lock = tree.lock("command")?;
+    build_static(tree, output, "virtio-suspend").map(drop)
+}
+
+/// Builds a package's program of the same name, linked statically, and returns where it is. That is
+/// said for this one program, because macros of the compiler can't be built so.
+pub fn build_static(tree: &Tree, output: &Output, package: &str) -> Result<PathBuf> {
     let mut cargo = rust::cargo(tree);
     cargo
-        .args(["rustc", "--quiet", "--release", "-p", "virtio-suspend"])
-        .args(["--bin", "virtio-suspend"])
+        .args(["rustc", "--quiet", "--release", "-p", package])
+        .args(["--bin", package])
         .args(["--", "-C", "target-feature=+crt-static"]);
-    let log = tree.out("log")?.join("command.log");
-    output.announce("building virtio-suspend", || run_logged(&mut cargo, &log))
+    let log = tree.out("log")?.join(format!("{package}.log"));
+    output.announce(&format!("building {package}"), || {
+        run_logged(&mut cargo, &log)
+    })?;
+    Ok(tree.join("out/target/release").join(package))
 }

@@ -3,12 +3,13 @@
 //! `make deb`: the packages for Debian, of what the lab builds anyway.
 
 use crate::command;
+use crate::files::copy;
 use crate::kernel::Kernel;
 use crate::modules;
 use crate::output::Output;
 use crate::packages;
-use crate::process::{announce, output_of, run_logged};
-use crate::tree::{make_dir, Tree};
+use crate::process::{announce, run_logged};
+use crate::tree::Tree;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -28,14 +29,9 @@ pub fn run(tree: &Tree, kernel: &Kernel) -> Result<PathBuf> {
     // dpkg leaves the packages beside the source.
     let dir = tree.out("deb")?;
     fs::remove_dir_all(&dir).context("can't remove older packages")?;
-    let source = make_dir(dir.join("source"))?;
+    let source = dir.join("source");
     announce("building the packages", || {
-        let mut rsync = Command::new("rsync");
-        rsync
-            .args(["--archive", "--exclude=/out", "--exclude=/.git"])
-            .arg(format!("{}/", tree.root().display()))
-            .arg(&source);
-        output_of(&mut rsync)?;
+        copy(tree.root(), &source)?;
         let build = |program: &str| {
             let mut command = Command::new(program);
             command

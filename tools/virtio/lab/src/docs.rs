@@ -5,13 +5,13 @@
 //! The pages are those of the clone; what makes HTML of them, configuration and extensions of
 //! Sphinx, is the kernel's.
 
+use crate::files::{copy, link};
 use crate::kernel::Kernel;
 use crate::process::{announce, run_logged};
 use crate::tree::{make_dir, Tree};
 use crate::{modules, packages};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -84,7 +84,7 @@ fn pages(tree: &Tree, kernel: &Kernel, docs: &Path, log: &Path) -> Result<PathBu
     for name in BESIDE {
         link(&kernel.source.join(name), &work.join(name))?;
     }
-    let source = make_dir(work.join(PAGES))?;
+    let source = work.join(PAGES);
     copy(&tree.join(PAGES), &source)?;
     let kernels = kernel.source.join(PAGES);
     for name in MAKES {
@@ -129,25 +129,4 @@ fn rustdoc(tree: &Tree, kernel: &Kernel, docs: &Path, log: &Path) -> Result<Path
     let index = html.join("virtio/index.html");
     ensure!(index.exists(), "rustdoc made no {}", index.display());
     Ok(index)
-}
-
-fn link(from: &Path, to: &Path) -> Result<()> {
-    ensure!(from.exists(), "the kernel has no {}", from.display());
-    symlink(from, to).with_context(|| format!("can't make {}", to.display()))
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from).with_context(|| format!("can't read {}", from.display()))? {
-        let path = entry.context("can't read a directory")?.path();
-        let Some(name) = path.file_name() else {
-            continue;
-        };
-        if path.is_dir() {
-            copy(&path, &make_dir(to.join(name))?)?;
-        } else {
-            fs::copy(&path, to.join(name))
-                .with_context(|| format!("can't copy {}", path.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -31,11 +31,11 @@ const MOST_BYTES: u64 = 60 << 20;
 
 const BUSYBOX: &str = "/usr/bin/busybox";
 
-/// With the libraries that they need. Whatever else busybox has is there, too.
-const PROGRAMS: &[&str] = &[
+/// What every guest without a disk has, with the libraries that they need. Whatever else busybox
+/// has is there, too.
+pub const PROGRAMS: &[&str] = &[
     "/usr/bin/ip",
     "/usr/bin/kmod",
-    "/usr/bin/ping",
     // Of kselftest's runner, which busybox has not all of.
     "/usr/bin/timeout",
     "/usr/sbin/depmod",
@@ -50,13 +50,18 @@ const PROGRAMS: &[&str] = &[
     "/usr/sbin/rmmod",
 ];
 
-/// What programs open by themselves.
-const FILES: &[&str] = &[
+/// What these open by themselves.
+pub const FILES: &[&str] = &[
     "/etc/group",
     "/etc/mke2fs.conf",
-    "/etc/modprobe.d",
     "/etc/nsswitch.conf",
     "/etc/passwd",
+];
+
+/// What the tests here need besides.
+const MORE: &[&str] = &[
+    "/usr/bin/ping",
+    "/etc/modprobe.d",
     "/etc/protocols",
     "/etc/services",
     // kmod, for modules that are compressed.
@@ -116,7 +121,7 @@ pub const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "
 pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Result<PathBuf> {
     let staging = make_dir(run.join("initramfs.d"))?;
     let mut files = Files::default();
-    for path in PROGRAMS.iter().chain(FILES) {
+    for path in PROGRAMS.iter().chain(FILES).chain(MORE) {
         files.add(Path::new(path))?;
     }
     add_python(&mut files)?;
@@ -131,9 +136,7 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
     }
 
     let init = staging.join("init");
-    let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&init).arg(std::env::current_exe()?);
-    output_of(&mut strip)?;
+    strip(&[], &std::env::current_exe()?, &init)?;
     files.add_libraries(&[&init])?;
     let programs: Vec<PathBuf> = files.programs()?;
     files.add_libraries(&programs)?;
@@ -143,20 +146,31 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
     add_busybox(&mut files, &staging)?;
 
     let image = run.join("initramfs");
-    let out = File::create(&image).context("can't write the initramfs")?;
-    archive(Path::new("/"), files.paths(), &out)?;
-    let mut staged = Files::default();
-    staged.add_below(&staging, &staging)?;
-    archive(&staging, staged.paths(), &out)?;
-    let size = out.metadata().context("can't look at the initramfs")?.len();
-    ensure!(
-        size < MOST_BYTES,
-        "the initramfs has {} MiB, more than {}",
-        size >> 20,
-        MOST_BYTES >> 20
-    );
+    write(&image, &files, &staging, MOST_BYTES)?;
     fs::remove_dir_all(&staging).context("can't remove what the initramfs is made of")?;
     Ok(image)
+}
+
+/// Writes an initramfs of files that are where they will be, and of what is staged.
+pub fn write(image: &Path, files: &Files, staging: &Path, most_bytes: u64) -> Result<()> {
+    let out = File::create(image).context("can't write the initramfs")?;
+    archive(Path::new("/"), files.paths(), &out)?;
+    let mut staged = Files::default();
+    staged.add_below(staging, staging)?;
+    archive(staging, staged.paths(), &out)?;
+    let size = out.metadata().context("can't look at the initramfs")?.len();
+    ensure!(
+        size < most_bytes,
+        "the initramfs has {size} bytes, more than {most_bytes}"
+    );
+    Ok(())
+}
+
+/// Copies a program or a module without what it does not need.
+pub fn strip(options: &[&str], from: &Path, to: &Path) -> Result<()> {
+    let mut strip = Command::new("strip");
+    strip.args(options).arg("-o").arg(to).arg(from);
+    output_of(&mut strip).map(drop)
 }
 
 /// Adds Python, with its library.
@@ -192,9 +206,7 @@ fn add_modules(
     for path in &modules.files {
         let copy = staging.join(path.strip_prefix("/").unwrap_or(path));
         make_dir(copy.parent().context("a module is nowhere")?.into())?;
-        let mut strip = Command::new("strip");
-        strip.arg("--strip-debug").arg("-o").arg(&copy).arg(path);
-        output_of(&mut strip)?;
+        strip(&["--strip-debug"], path, &copy)?;
     }
     let target = make_dir(staging.join(below))?;
     for entry in fs::read_dir(&modules.index).context("can't read the index of the modules")? {
@@ -249,7 +261,7 @@ pub fn add_busybox(files: &mut Files, staging: &Path) -> Result<()> {
 pub struct Files(BTreeSet<PathBuf>);
 
 impl Files {
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(PathBuf::as_path)
     }
 
@@ -306,7 +318,7 @@ impl Files {
     }
 
     /// Adds all below a directory by names relative to it.
-    pub fn add_below(&mut self, directory: &Path, root: &Path) -> Result<()> {
+    fn add_below(&mut self, directory: &Path, root: &Path) -> Result<()> {
         for entry in fs::read_dir(directory).context("can't read what is staged")? {
             let path = entry.context("can't read what is staged")?.path();
             self.0

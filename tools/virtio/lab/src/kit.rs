@@ -5,14 +5,14 @@
 //! Debian's kernel as it is, one initramfs with all that there is, and how to boot them. Process 1
 //! is tools/virtio/kit. What belongs to an architecture is in [`Arch`].
 
+use crate::command;
 use crate::initramfs::{self, Files};
 use crate::kernel::{Flavour, Kernel};
 use crate::kselftest;
 use crate::modules::{self, Modules};
 use crate::output::Output;
-use crate::process::{output_of, run_logged};
+use crate::process::output_of;
 use crate::tree::{make_dir, Tree};
-use crate::{command, rust};
 use anyhow::{ensure, Context, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -28,31 +28,6 @@ pub const README_SOURCE: &str = "tools/virtio/kit/README";
 
 /// The most that the initramfs may have.
 const MOST_BYTES: u64 = 60_000_000;
-
-/// With the libraries that they need, beside those of busybox and Python.
-const PROGRAMS: &[&str] = &[
-    "/usr/bin/ip",
-    "/usr/bin/kmod",
-    "/usr/bin/timeout",
-    "/usr/sbin/depmod",
-    "/usr/sbin/e2fsck",
-    "/usr/sbin/ethtool",
-    "/usr/sbin/insmod",
-    "/usr/sbin/lsmod",
-    "/usr/sbin/mke2fs",
-    "/usr/sbin/mkfs.ext4",
-    "/usr/sbin/modinfo",
-    "/usr/sbin/modprobe",
-    "/usr/sbin/rmmod",
-];
-
-/// What programs open by themselves.
-const FILES: &[&str] = &[
-    "/etc/group",
-    "/etc/mke2fs.conf",
-    "/etc/nsswitch.conf",
-    "/etc/passwd",
-];
 
 /// Modules of the kernel, by name, with those that they depend on: a transport, drivers, and what
 /// tells the VMM of a failure.
@@ -104,7 +79,8 @@ pub fn make(tree: &Tree, kernel: &Kernel, output: &Output) -> Result<PathBuf> {
     let arch = arch.context("the kit is not made for this architecture yet")?;
     let built = modules::build(tree, kernel)?;
     let _lock = tree.lock("kit")?;
-    let init = build(tree, output)?;
+    // Process 1.
+    let init = command::build_static(tree, output, "suspend-kit")?;
     command::build(tree, output)?;
     let kit = tree.out("kit")?;
     output.announce("making the kit", || {
@@ -121,18 +97,6 @@ pub fn make(tree: &Tree, kernel: &Kernel, output: &Output) -> Result<PathBuf> {
     Ok(kit)
 }
 
-/// Process 1, linked statically: see [`command::build`].
-fn build(tree: &Tree, output: &Output) -> Result<PathBuf> {
-    let mut cargo = rust::cargo(tree);
-    cargo
-        .args(["rustc", "--quiet", "--release", "-p", "suspend-kit"])
-        .args(["--bin", "suspend-kit"])
-        .args(["--", "-C", "target-feature=+crt-static"]);
-    let log = tree.out("log")?.join("kit.log");
-    output.announce("building suspend-kit", || run_logged(&mut cargo, &log))?;
-    Ok(tree.join("out/target/release/suspend-kit"))
-}
-
 fn initramfs(
     tree: &Tree,
     kernel: &Kernel,
@@ -147,7 +111,7 @@ fn initramfs(
     }
     let staging = make_dir(work.join("root"))?;
     let mut files = Files::default();
-    for path in PROGRAMS.iter().chain(FILES) {
+    for path in initramfs::PROGRAMS.iter().chain(initramfs::FILES) {
         files.add(Path::new(path))?;
     }
     // kmod, for modules that are compressed.
@@ -161,24 +125,15 @@ fn initramfs(
     let installed = work.join("kselftest");
     kselftest::install(tree, kernel, &installed)?;
     fs::rename(&installed, staging.join("kselftest")).context("can't place the kselftests")?;
-    strip(&[], init, &staging.join("init"))?;
+    initramfs::strip(&[], init, &staging.join("init"))?;
     let tool = tree.join("out/target/release/virtio-suspend");
-    strip(&[], &tool, &staging.join("usr/bin/virtio-suspend"))?;
+    initramfs::strip(&[], &tool, &staging.join("usr/bin/virtio-suspend"))?;
     for directory in initramfs::DIRECTORIES {
         make_dir(staging.join(directory))?;
     }
 
     let new = image.with_extension("new");
-    let out = File::create(&new).context("can't write the initramfs")?;
-    initramfs::archive(Path::new("/"), files.paths(), &out)?;
-    let mut staged = Files::default();
-    staged.add_below(&staging, &staging)?;
-    initramfs::archive(&staging, staged.paths(), &out)?;
-    let size = out.metadata().context("can't look at the initramfs")?.len();
-    ensure!(
-        size < MOST_BYTES,
-        "the initramfs has {size} bytes, more than {MOST_BYTES}"
-    );
+    initramfs::write(&new, &files, &staging, MOST_BYTES)?;
     fs::rename(&new, image).context("can't place the initramfs")?;
     fs::remove_dir_all(&work).context("can't remove what the initramfs is made of")
 }
@@ -205,7 +160,7 @@ fn stage_modules(kernel: &Kernel, built: &Modules, staging: &Path) -> Result<()>
     }
     let updates = make_dir(target.join("updates"))?;
     for path in &built.files {
-        strip(
+        initramfs::strip(
             &["--strip-debug"],
             path,
             &updates.join(path.file_name().unwrap_or_default()),
@@ -239,10 +194,4 @@ fn decompress(from: &Path, to: &Path) -> Result<()> {
         .context("can't run xz")?;
     ensure!(status.success(), "can't decompress {}", from.display());
     Ok(())
-}
-
-fn strip(options: &[&str], from: &Path, to: &Path) -> Result<()> {
-    let mut strip = Command::new("strip");
-    strip.args(options).arg("-o").arg(to).arg(from);
-    output_of(&mut strip).map(drop)
 }

@@ -6,12 +6,12 @@
 //! directory. `make install` of the kernel copies from there what the Makefile of the kselftests
 //! lists, and nothing else: a file that is not listed is missing in the guest, too.
 
+use crate::files::link;
 use crate::kernel::Kernel;
 use crate::process::run_logged;
-use crate::tree::{make_dir, Tree, SELFTESTS};
-use anyhow::{ensure, Context, Result};
+use crate::tree::{Tree, SELFTESTS};
+use anyhow::{Context, Result};
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -56,12 +56,6 @@ pub fn install(tree: &Tree, kernel: &Kernel, into: &Path) -> Result<()> {
         .args(["FORCE_TARGETS=1", "install"]);
     run_logged(&mut make, &into.with_extension("log")).context("can't install the kselftests")?;
     fs::remove_dir_all(&linked).context("can't remove the links to the kselftests")
-}
-
-fn link(target: &Path, path: &Path) -> Result<()> {
-    ensure!(target.exists(), "there is no {}", target.display());
-    make_dir(path.parent().context("a path without a directory")?.into())?;
-    symlink(target, path).with_context(|| format!("can't link {}", path.display()))
 }
 
 /// `make kselftest`: leaves them in out/kselftest, and says how they are run.

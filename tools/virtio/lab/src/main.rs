@@ -18,6 +18,7 @@ mod debug;
 mod demo;
 mod device;
 mod docs;
+mod files;
 mod guest;
 mod init;
 mod initramfs;

@@ -11,6 +11,7 @@
 //! `mutants/sample` is a test of its own: those few that are marked in the list. It does not run
 //! the tests without a mutant, because the others do.
 
+use crate::files::copy;
 use crate::guest::{self, Accel, Config};
 use crate::init::Job;
 use crate::kernel::Kernel;
@@ -19,7 +20,7 @@ use crate::machine::Machine;
 use crate::machines;
 use crate::process::run_logged;
 use crate::tally::Report;
-use crate::tree::{make_dir, Tree, SELFTESTS};
+use crate::tree::{Tree, SELFTESTS};
 use crate::{device, libtest, modules, rust, selftests};
 use anyhow::{bail, ensure, Context, Result};
 use glob::Pattern;
@@ -41,8 +42,6 @@ const DEVICE: &str = "tools/virtio/device";
 const FEWEST: usize = 24;
 /// Where the copy is, below `out`.
 const COPY: &str = "mutate/tree";
-/// What of a clone is not copied.
-const NOT_COPIED: [&str; 3] = [".git", "out", "target"];
 
 /// For boot and shutdown of a guest, and for a program that hangs.
 const BOOT: Duration = Duration::from_secs(60);
@@ -477,45 +476,6 @@ const BEGIN: &str = "# program ";
 /// For a shell.
 fn quoted(word: &OsStr) -> String {
     format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))
-}
-
-/// Makes a copy of a directory the same as it: what has not changed is left alone, so that it need
-/// not be built again.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fn names(dir: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
-        let entries = fs::read_dir(dir).with_context(|| format!("can't read {}", dir.display()))?;
-        let mut names = BTreeSet::new();
-        for entry in entries {
-            let name = entry.context("can't read a directory")?.file_name();
-            if !NOT_COPIED.iter().any(|n| name == *n) {
-                names.insert(name);
-            }
-        }
-        Ok(names)
-    }
-    make_dir(to.into())?;
-    let wanted = names(from)?;
-    for name in names(to)?.difference(&wanted) {
-        let path = to.join(name);
-        let removed = match path.is_dir() && !path.is_symlink() {
-            true => fs::remove_dir_all(&path),
-            false => fs::remove_file(&path),
-        };
-        removed.with_context(|| format!("can't remove {}", path.display()))?;
-    }
-    for name in &wanted {
-        let (source, target) = (from.join(name), to.join(name));
-        if source.is_dir() {
-            copy(&source, &target)?;
-        } else if source.is_file() {
-            let same = fs::read(&target).ok() == Some(fs::read(&source).context("can't read")?);
-            if !same {
-                fs::copy(&source, &target)
-                    .with_context(|| format!("can't write {}", target.display()))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
