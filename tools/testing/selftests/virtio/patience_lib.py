@@ -100,14 +100,23 @@ def lock_is_held(dev):
     require(binder.poll() is None, "the device lock was not held")
 
 
-@contextlib.contextmanager
-def slow_reset(dev, goal):
-    """The device needs a reset when it is asked, and takes its time for that; it is recovered."""
+def needs_late_reset(dev, goal, milliseconds):
+    """The device will need a reset when it is asked, and take so long for that.
+
+    Returns the fault by which it does, and how often it has been recovered yet.
+    """
     if goal == "resume":
         dev.request("suspend")
     recoveries = dev.number("recoveries")
-    late = f"reset-late={RESET_MS}"
+    late = f"reset-late={milliseconds}"
     dev.need_mailbox().set(faults=[f"needs-reset-on-{goal}", late])
+    return late, recoveries
+
+
+@contextlib.contextmanager
+def slow_reset(dev, goal):
+    """The device needs a reset when it is asked, and takes its time for that; it is recovered."""
+    late, recoveries = needs_late_reset(dev, goal, RESET_MS)
     yield
     wait_for(lambda: dev.mailbox.happened(late), "the device is reset")
     expect(dev.state, "failed", "state")
@@ -140,11 +149,7 @@ def reset_killed(dev, goal):
 
 def reset_waited_for(dev, goal):
     """A request whose device is recovered in time ends after that: the device runs then."""
-    if goal == "resume":
-        dev.request("suspend")
-    recoveries = dev.number("recoveries")
-    late = f"reset-late={SHORT_MS}"
-    dev.need_mailbox().set(faults=[f"needs-reset-on-{goal}", late])
+    late, recoveries = needs_late_reset(dev, goal, SHORT_MS)
     dev.write("timeout_ms", str(FAR_MS))
     began = time.monotonic()
     expect(Child(dev.request, goal).errno(SHORT_MS / 1000 + 5 * PROMPT), "EIO", goal)
