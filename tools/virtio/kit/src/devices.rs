@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use virtio_types::type_name;
 
 /// The device IDs of some types.
 pub const BLOCK: u32 = 2;
@@ -50,32 +51,8 @@ pub struct Device {
 impl Device {
     /// The name of its type.
     pub fn kind(&self) -> String {
-        kind(self.id).map_or_else(|| format!("type {}", self.id), str::to_string)
+        type_name(self.id).map_or_else(|| format!("type {}", self.id), str::to_string)
     }
-}
-
-/// The type that a device ID is of, VIRTIO 1.4, "Device Types".
-pub fn kind(id: u32) -> Option<&'static str> {
-    let name = match id {
-        1 => "network",
-        2 => "block",
-        3 => "console",
-        4 => "entropy",
-        5 => "balloon",
-        8 => "scsi",
-        9 => "9p",
-        16 => "gpu",
-        18 => "input",
-        19 => "vsock",
-        20 => "crypto",
-        23 => "iommu",
-        24 => "memory",
-        25 => "sound",
-        26 => "fs",
-        27 => "pmem",
-        _ => return None,
-    };
-    Some(name)
 }
 
 impl Sysfs {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::child;
-use crate::devices::{self, Sysfs, BLOCK, ENTROPY};
+use crate::devices::{Sysfs, BLOCK, ENTROPY};
 use crate::ktap::{self, Line};
 use crate::parameters::Data;
 use crate::report::Report;
@@ -57,7 +57,7 @@ pub fn run(sysfs: &Sysfs, selftest: &Selftest, named: bool, data: Data, report: 
     let Selftest {
         program, device, ..
     } = *selftest;
-    let kind = devices::kind(device).unwrap_or("other");
+    let kind = virtio_types::type_name(device).unwrap_or("other");
     if !sysfs.devices().iter().any(|d| d.id == device) {
         return report.skip_program(program, &format!("there is no device of type {kind}"));
     }

@@ -58,36 +58,13 @@ impl Device {
 
     /// The name of its type.
     pub fn kind(&self) -> &'static str {
-        kind(self.id)
+        virtio_types::type_name(self.id).unwrap_or("other")
     }
 
     /// Whether the revision is one that can be used.
     pub fn can_suspend(&self) -> bool {
         let revision = self.suspend.as_ref().map(|s| s.revision.as_str());
         matches!(revision, Some("1.4" | "draft"))
-    }
-}
-
-/// The type that a device ID is of, VIRTIO 1.4, "Device Types".
-fn kind(id: u32) -> &'static str {
-    match id {
-        1 => "network",
-        2 => "block",
-        3 => "console",
-        4 => "entropy",
-        5 => "balloon",
-        8 => "scsi",
-        9 => "9p",
-        16 => "gpu",
-        18 => "input",
-        19 => "vsock",
-        20 => "crypto",
-        23 => "iommu",
-        24 => "memory",
-        25 => "sound",
-        26 => "fs",
-        27 => "pmem",
-        _ => "other",
     }
 }
 
