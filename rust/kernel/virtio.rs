@@ -43,6 +43,8 @@ mod bindings {
 }
 
 // The paths are needed because this file is the root of a crate. Upstream it would be a module.
+#[path = "virtio/bench.rs"]
+pub mod bench;
 #[path = "virtio/blk.rs"]
 pub mod blk;
 #[path = "block.rs"]

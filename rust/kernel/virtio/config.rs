@@ -235,7 +235,9 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn generation(&self) -> u32 {
+    /// Returns the generation of the configuration, which the device changes when it changes the
+    /// configuration; 0 if the transport has none. May sleep.
+    pub fn generation(&self) -> u32 {
         let vdev = self.0.as_raw();
 
         // SAFETY: By the type invariant of `Device`, `vdev` is a valid `struct virtio_device`, and

@@ -314,7 +314,8 @@ impl Device<device::Bound> {
 
     /// Writes the device status field. May sleep.
     ///
-    /// Only the suspend engine does that itself: all other changes are made by the virtio core.
+    /// Only the suspend engine and a [`Session`](crate::bench::Session) do that themselves: all
+    /// other changes are made by the virtio core.
     /// `status` must not be 0, which would be a reset.
     pub(crate) fn set_status(&self, status: Status) {
         debug_assert!(status != Status::RESET);
@@ -333,7 +334,7 @@ impl Device<device::Bound> {
 
     /// Takes the device from reset to the end of the negotiation, as far as the driver is
     /// concerned.
-    fn acknowledge(&self) -> Result {
+    pub(crate) fn acknowledge(&self) -> Result {
         self.add_status(Status::ACKNOWLEDGE);
         self.add_status(Status::DRIVER);
         // SAFETY: By the type invariant the pointer is valid, and a bound device has the operations

@@ -79,6 +79,9 @@ impl DeviceId {
         })
     }
 
+    /// Matches all devices.
+    pub const ANY: Self = Self::new(bindings::VIRTIO_DEV_ANY_ID);
+
     /// The device type of a network device.
     pub const NETWORK: u32 = bindings::VIRTIO_ID_NET;
 
@@ -176,6 +179,10 @@ pub trait Driver: Sized {
 
     /// The table of device ids supported by the driver.
     const ID_TABLE: IdTable;
+
+    /// Whether a device that no driver has gets this one when the driver is registered. Otherwise
+    /// user space binds it, by the driver's file `bind`.
+    const BINDS_BY_ITSELF: bool = true;
 
     /// The features that the driver knows, apart from those of the transport and SUSPEND.
     const FEATURES: &'static [Feature] = &[];

@@ -20,6 +20,8 @@ impl Feature {
     pub const RING_INDIRECT_DESC: Self = Self(bindings::VIRTIO_RING_F_INDIRECT_DESC);
     /// The packed virtqueue layout.
     pub const RING_PACKED: Self = Self(bindings::VIRTIO_F_RING_PACKED);
+    /// The driver can reset single virtqueues.
+    pub const RING_RESET: Self = Self(bindings::VIRTIO_F_RING_RESET);
     /// The device has an administration virtqueue.
     pub const ADMIN_VQ: Self = Self(bindings::VIRTIO_F_ADMIN_VQ);
     /// SUSPEND as in VIRTIO 1.4.

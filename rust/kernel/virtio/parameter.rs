@@ -17,14 +17,15 @@ use kernel::{
     fmt::Write as _,
     module_param::{
         KernelParam,
-        ModuleParam,
-        ModuleParamAccess,
-        PARAM_OPS_BOOL,
-        PARAM_OPS_U32, //
+        ModuleParam, //
     },
     page::PAGE_SIZE,
     prelude::*,
-    str::Formatter, //
+    str::{
+        BStr,
+        Formatter, //
+    },
+    sync::SetOnce, //
 };
 
 /// A type that a module parameter can have.
@@ -37,15 +38,102 @@ pub trait Parameter: ModuleParam + 'static {
     fn show(self, f: &mut Formatter<'_>) -> Result;
 }
 
-static BOOL: kernel_param_ops = kernel_param_ops {
-    get: Some(get::<bool>),
-    ..PARAM_OPS_BOOL
-};
+/// The value of a parameter. Upstream it would be `kernel::module_param::ModuleParamAccess`.
+#[doc(hidden)]
+pub struct Access<T> {
+    value: SetOnce<T>,
+    default: T,
+}
 
-static U32: kernel_param_ops = kernel_param_ops {
-    get: Some(get::<u32>),
-    ..PARAM_OPS_U32
-};
+impl<T: Parameter> Access<T> {
+    #[doc(hidden)]
+    pub const fn new(default: T) -> Self {
+        Self {
+            value: SetOnce::new(),
+            default,
+        }
+    }
+
+    /// Returns the value that was given when the module was loaded, or the default.
+    pub fn value(&self) -> T {
+        self.value.copy().unwrap_or(self.default)
+    }
+
+    /// As above.
+    pub fn value_ref(&self) -> &T {
+        self.value.as_ref().unwrap_or(&self.default)
+    }
+}
+
+/// The operations of a type of parameters.
+const fn ops<T: Parameter>() -> kernel_param_ops {
+    kernel_param_ops {
+        flags: 0,
+        set: Some(set::<T>),
+        get: Some(get::<T>),
+        free: None,
+    }
+}
+
+static BOOL: kernel_param_ops = ops::<bool>();
+
+static U32: kernel_param_ops = ops::<u32>();
+
+static WORD: kernel_param_ops = ops::<Word>();
+
+/// How many bytes a word can have.
+const WORD_BYTES: usize = 32;
+
+/// A word: a name, or one of several.
+#[derive(Clone, Copy)]
+pub struct Word {
+    bytes: [u8; WORD_BYTES],
+    len: usize,
+}
+
+impl Word {
+    /// Makes a word of at most 32 bytes.
+    pub const fn new(text: &str) -> Self {
+        assert!(text.len() <= WORD_BYTES);
+        let text = text.as_bytes();
+        let mut word = Self {
+            bytes: [0; WORD_BYTES],
+            len: text.len(),
+        };
+        let mut i = 0;
+        while i < text.len() {
+            word.bytes[i] = text[i];
+            i += 1;
+        }
+        word
+    }
+
+    /// Returns the word.
+    pub fn as_str(&self) -> &str {
+        // It was UTF-8 when the word was made.
+        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+impl ModuleParam for Word {
+    /// # Errors
+    ///
+    /// [`EINVAL`] if it is too long, or not UTF-8.
+    fn try_from_param_arg(arg: &BStr) -> Result<Self> {
+        match core::str::from_utf8(arg) {
+            Ok(text) if text.len() <= WORD_BYTES => Ok(Self::new(text)),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+impl Parameter for Word {
+    const OPS: &'static kernel_param_ops = &WORD;
+
+    fn show(self, f: &mut Formatter<'_>) -> Result {
+        Ok(f.write_fmt(fmt!("{}\n", self.as_str()))?)
+    }
+}
 
 impl Parameter for bool {
     const OPS: &'static kernel_param_ops = &BOOL;
@@ -63,6 +151,29 @@ impl Parameter for u32 {
     }
 }
 
+/// Sets a parameter, see `struct kernel_param_ops`. A parameter is set once.
+///
+/// # Safety
+///
+/// `val` must be null or a string, and `param` be one that [`readable`] has made.
+unsafe extern "C" fn set<T: Parameter>(val: *const c_char, param: *const kernel_param) -> c_int {
+    // SAFETY: By the safety requirements the argument is a parameter of this type, which is a
+    // static.
+    let access = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Access<T>>() };
+
+    from_result(|| {
+        if val.is_null() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the safety requirements.
+        let text = unsafe { CStr::from_char_ptr(val) };
+        match access.value.populate(T::try_from_param_arg(text.as_ref())?) {
+            true => Ok(0),
+            false => Err(EEXIST),
+        }
+    })
+}
+
 /// Shows a parameter, see `struct kernel_param_ops`.
 ///
 /// # Safety
@@ -71,7 +182,7 @@ impl Parameter for u32 {
 unsafe extern "C" fn get<T: Parameter>(buf: *mut c_char, param: *const kernel_param) -> c_int {
     // SAFETY: By the safety requirements the argument is a parameter of this type, which is a
     // static.
-    let access = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<ModuleParamAccess<T>>() };
+    let access = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Access<T>>() };
     // SAFETY: By the safety requirements, and nobody else uses the page.
     let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
     let mut f = Formatter::new(page);
@@ -89,7 +200,7 @@ unsafe extern "C" fn get<T: Parameter>(buf: *mut c_char, param: *const kernel_pa
 #[doc(hidden)]
 pub const fn readable<T: Parameter>(
     name: &'static CStr,
-    access: &'static ModuleParamAccess<T>,
+    access: &'static Access<T>,
 ) -> KernelParam {
     KernelParam::new(kernel_param {
         name: kernel::str::as_char_ptr_in_const_context(name),
@@ -99,7 +210,7 @@ pub const fn readable<T: Parameter>(
         level: -1,
         flags: 0,
         __bindgen_anon_1: kernel_param__bindgen_ty_1 {
-            arg: access.as_void_ptr(),
+            arg: core::ptr::from_ref(access).cast_mut().cast(),
         },
     })
 }
@@ -120,7 +231,8 @@ pub const fn bytes<const N: usize>(text: &str) -> [u8; N] {
 /// Defines the parameters of a loadable module, beside [`module!`](kernel::prelude::module).
 ///
 /// They are in the module `parameters`, read by `value` or `value_ref`, set when the module is
-/// loaded, and shown in `/sys/module/*/parameters`. The types are `bool` and `u32`.
+/// loaded, and shown in `/sys/module/*/parameters`. The types are `bool`, `u32` and
+/// [`Word`](crate::parameter::Word).
 ///
 /// # Examples
 ///
@@ -144,10 +256,13 @@ macro_rules! module_parameters {
         description: $description:literal $(,)?
     }),* $(,)?) => {
         mod parameters {
+            #[allow(unused_imports)]
+            use $crate::parameter::Word;
+
             $(
                 #[allow(non_upper_case_globals)]
-                pub(crate) static $name: ::kernel::module_param::ModuleParamAccess<$ty> =
-                    ::kernel::module_param::ModuleParamAccess::new($default);
+                pub(crate) static $name: $crate::parameter::Access<$ty> =
+                    $crate::parameter::Access::new($default);
 
                 const _: () = {
                     #[link_section = "__param"]

@@ -38,6 +38,8 @@ use crate::{
     Device, //
 };
 
+#[path = "queue/bench.rs"]
+mod bench;
 #[path = "queue/raw.rs"]
 mod raw;
 #[path = "queue/setup.rs"]

@@ -106,6 +106,8 @@ pub(crate) struct Common {
     #[pin]
     pub(crate) controller: suspend::Controller,
     pub(crate) config_changes: ConfigChanges,
+    /// The test bench that the device is on, if it is on one.
+    pub(crate) bench: SetOnce<Arc<crate::bench::Bench>>,
     /// Tells the driver of a change of the configuration.
     #[pin]
     pub(crate) config_work: Later,
@@ -367,6 +369,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     poll_work <- Later::new(Self::poll_work),
                     reset_work <- Later::new(Self::reset_work),
                     config_changes: ConfigChanges::new(Switch::Driver),
+                    bench: SetOnce::new(),
                     live: Atomic::new(false),
                     populated: Atomic::new(false),
                     probe <- Mutex::new(Probe::Early, probe.0, probe.1),
@@ -436,6 +439,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // SAFETY: The data is initialised, and dropped by `tear_down` only, which needs the device
         // lock, too.
         unsafe { Self::with_data(dev, |data| T::start(dev, data)) }
+            .inspect(|()| common.open_bench(dev))
     }
 
     /// Puts a device into operation that has been reset, and leaves it stopped if that fails.
@@ -454,7 +458,7 @@ impl<T: Driver + 'static> Adapter<T> {
         let private = unsafe { Self::private(dev) };
 
         // 1. Wake whoever waits for the device, and keep others from it.
-        //
+        private.common.close_bench();
         if private.common.is_populated() {
             // SAFETY: The data is initialised, and not dropped before this function returns.
             unsafe { Self::with_data(dev, |data| T::stop(dev, data)) };
@@ -533,6 +537,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // with its lock held.
         let dev = unsafe { Self::core(vdev) };
 
+        dev.common().close_bench();
         // The virtqueues are broken below, of which a callback that is running may take note.
         dev.common().controller.shut_down();
         dev.common().cancel();

@@ -44,6 +44,11 @@ impl Negotiation<'_> {
         self.0.has_feature(feature)
     }
 
+    /// Returns the number in the device's name: 0 for `virtio0`.
+    pub fn index(&self) -> u32 {
+        self.0.index()
+    }
+
     /// Does without a feature.
     pub fn refuse(&self, feature: Feature) {
         self.0.clear_feature(feature);

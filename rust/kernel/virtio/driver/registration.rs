@@ -30,6 +30,17 @@ use crate::{
 /// How many feature bits a driver can have in its table.
 const MAX_FEATURES: usize = 64;
 
+/// A table without a device.
+struct NoDevice([bindings::virtio_device_id; 1]);
+
+// SAFETY: It is never changed.
+unsafe impl Sync for NoDevice {}
+
+static NO_DEVICE: NoDevice = NoDevice([bindings::virtio_device_id {
+    device: 0,
+    vendor: 0,
+}]);
+
 /// An adapter for the registration of virtio drivers.
 pub struct Adapter<T: Driver>(T);
 
@@ -92,7 +103,11 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             drv.driver.name = name.as_char_ptr();
             drv.driver.dev_groups = T::Suspend::groups();
             drv.driver.pm = Self::PM;
-            drv.id_table = T::ID_TABLE.as_ptr();
+            drv.id_table = if T::BINDS_BY_ITSELF {
+                T::ID_TABLE.as_ptr()
+            } else {
+                NO_DEVICE.0.as_ptr()
+            };
             drv.feature_table = (&raw const (*raw).features).cast();
             drv.feature_table_size = count;
             drv.validate = Some(Self::validate_callback);
@@ -129,7 +144,11 @@ unsafe impl<T: Driver + 'static> driver::RegistrationOps for Adapter<T> {
             // SAFETY: The driver has been registered above.
             unsafe { bindings::unregister_virtio_driver(&raw mut (*raw).driver) };
             forget(driver);
-        })
+        })?;
+
+        // SAFETY: A pointer is written in one piece, and both tables are 'static.
+        unsafe { (&raw mut (*raw).driver.id_table).write_volatile(T::ID_TABLE.as_ptr()) };
+        Ok(())
     }
 
     unsafe fn unregister(reg: &Opaque<Self::DriverType>) {

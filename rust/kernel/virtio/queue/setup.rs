@@ -204,13 +204,25 @@ impl Common {
 
     /// Asks the device for the queues, after it has been initialised or reset.
     pub(crate) fn find_queues(&self, dev: &Device<kernel::device::Bound>) -> Result {
+        self.find_first_queues(dev, usize::MAX)
+    }
+
+    /// As above, but only for the first `count` of them: the transports of Linux 7.3 can't leave
+    /// one out, they would move up the next.
+    pub(crate) fn find_first_queues(
+        &self,
+        dev: &Device<kernel::device::Bound>,
+        count: usize,
+    ) -> Result {
         let queues = self.queues.lock();
-        if queues.is_empty() {
+        let count = count.min(queues.len());
+        // The transports don't know what to delete of nothing.
+        if count == 0 {
             return Ok(());
         }
 
-        let mut infos = KVec::with_capacity(queues.len(), GFP_KERNEL)?;
-        for queue in queues.iter() {
+        let mut infos = KVec::with_capacity(count, GFP_KERNEL)?;
+        for queue in queues.iter().take(count) {
             let (name, notified) = queue.info();
             infos.push(
                 bindings::virtqueue_info {
@@ -227,8 +239,8 @@ impl Common {
             .load(Relaxed)
             .then(bindings::irq_affinity::default);
         let mut vqs: KVec<*mut bindings::virtqueue> =
-            KVec::from_elem(null_mut(), queues.len(), GFP_KERNEL)?;
-        let count = u32::try_from(queues.len())?;
+            KVec::from_elem(null_mut(), count, GFP_KERNEL)?;
+        let count = u32::try_from(count)?;
 
         // SAFETY: `dev` is a valid, bound device: it has the operations of its transport.
         let find_vqs = unsafe { (*(*dev.as_raw()).config).find_vqs }.ok_or(ENODEV)?;

@@ -272,6 +272,11 @@ impl Controller {
         self.revision.is_some() && *crate::parameters::recover.value_ref()
     }
 
+    /// Returns whether SUSPEND has been negotiated.
+    pub(crate) fn has_revision(&self) -> bool {
+        self.revision.is_some()
+    }
+
     /// The device is in operation: makes room for its records, and shows them.
     pub(crate) fn publish(&self, dev: &Device<Bound>, queues: usize) -> Result {
         if self.revision.is_none() {
