@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a device of each type is given to do.
+
+use kernel::{
+    prelude::*,
+    transmute::AsBytes, //
+};
+
+use virtio::{
+    blk,
+    net,
+    DeviceId,
+    DmaBytes,
+    DmaMemory as _,
+    Lend,
+    LendBox,
+    Parts, //
+};
+
+/// What is in memory that the device has not written.
+const POISON: u8 = 0xa5;
+
+/// How much entropy is asked for at a time, in bytes.
+const ENTROPY_BYTES: usize = 64;
+
+/// How much of a disk is read at a time, in bytes: a multiple of any logical block.
+const BLOCK_BYTES: usize = 4096;
+
+/// The frame that is sent: of a type for experiments, between stations that nobody has.
+const FRAME: [u8; 14] = [
+    0x02, 0x53, 0x55, 0x53, 0x50, 0x00, 0x02, 0x53, 0x55, 0x53, 0x50, 0x01, 0x88, 0xb5,
+];
+
+/// The shortest frame, in bytes.
+const FRAME_BYTES: usize = 60;
+
+/// Room for any frame, in bytes.
+const RECEIVE_BYTES: usize = net::HEADER_BYTES + 1514;
+
+/// A device type, as far as it makes a difference.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Entropy,
+    Block,
+    Network,
+    /// One that is given nothing to do.
+    Other,
+}
+
+impl Kind {
+    pub(crate) fn of(device_type: u32) -> Self {
+        match device_type {
+            DeviceId::ENTROPY => Self::Entropy,
+            DeviceId::BLOCK => Self::Block,
+            DeviceId::NETWORK => Self::Network,
+            _ => Self::Other,
+        }
+    }
+
+    /// Returns how many virtqueues there are at least.
+    pub(crate) const fn queues(self) -> usize {
+        match self {
+            Self::Network => 2,
+            Self::Entropy | Self::Block | Self::Other => 1,
+        }
+    }
+
+    /// Returns the virtqueue in which requests are made, which the device carries out by itself.
+    pub(crate) const fn busy_queue(self) -> Option<usize> {
+        match self {
+            Self::Entropy | Self::Block => Some(0),
+            Self::Network => Some(1),
+            Self::Other => None,
+        }
+    }
+
+    /// Returns the virtqueue in which the device is given buffers to be kept.
+    pub(crate) const fn quiet_queue(self) -> Option<usize> {
+        match self {
+            Self::Entropy | Self::Block | Self::Network => Some(0),
+            Self::Other => None,
+        }
+    }
+
+    /// Returns a request for [`Kind::busy_queue`].
+    pub(crate) fn request(self, id: u32) -> Result<LendBox<Request>> {
+        match self {
+            Self::Entropy => Request::new(id, &[], Body::In(ENTROPY_BYTES), 0),
+            Self::Block => {
+                let header = blk::Header::new(true, blk::T_IN, 0, 0);
+                Request::new(id, header.as_bytes(), Body::In(BLOCK_BYTES), 1)
+            }
+            Self::Network => Request::new(id, &[0; net::HEADER_BYTES], Body::Frame, 0),
+            Self::Other => Err(EOPNOTSUPP),
+        }
+    }
+
+    /// Returns a buffer for [`Kind::quiet_queue`].
+    pub(crate) fn quiet(self, id: u32) -> Result<LendBox<Request>> {
+        match self {
+            Self::Network => Request::new(id, &[], Body::In(RECEIVE_BYTES), 0),
+            other => other.request(id),
+        }
+    }
+
+    /// Returns what is wrong with a request that came back, of which the device says that it has
+    /// written `written` bytes.
+    pub(crate) fn objection(self, request: &Request, written: usize) -> Option<&'static str> {
+        match self {
+            Self::Entropy if written == 0 => Some("no entropy"),
+            Self::Block if request.tail.as_slice() != [blk::S_OK] => Some("an I/O error"),
+            Self::Block if written != BLOCK_BYTES + 1 => Some("a used length that is wrong"),
+            _ => None,
+        }
+    }
+}
+
+/// What is between the header and the status of a request.
+enum Body {
+    /// Memory for the device to write.
+    In(usize),
+    /// A frame for the device to read.
+    Frame,
+}
+
+/// A request.
+pub(crate) struct Request {
+    /// By which it is known again.
+    pub(crate) id: u32,
+    head: DmaBytes,
+    body: DmaBytes,
+    is_readable: bool,
+    tail: DmaBytes,
+}
+
+impl Request {
+    fn new(id: u32, header: &[u8], body: Body, tail: usize) -> Result<LendBox<Self>> {
+        let (len, is_readable) = match body {
+            Body::In(len) => (len, false),
+            Body::Frame => (FRAME_BYTES, true),
+        };
+        let mut request = Self {
+            id,
+            head: DmaBytes::new(header.len(), GFP_KERNEL)?,
+            body: DmaBytes::new(len, GFP_KERNEL)?,
+            is_readable,
+            tail: DmaBytes::new(tail, GFP_KERNEL)?,
+        };
+        request.head.as_mut_slice().copy_from_slice(header);
+        request.tail.as_mut_slice().fill(POISON);
+        if is_readable {
+            for (byte, from) in request.body.as_mut_slice().iter_mut().zip(FRAME) {
+                *byte = from;
+            }
+        } else {
+            request.body.as_mut_slice().fill(POISON);
+        }
+        LendBox::new(request, GFP_KERNEL)
+    }
+
+    /// Returns whether the device has written nothing.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let is_poison = |bytes: &DmaBytes| bytes.as_slice().iter().all(|byte| *byte == POISON);
+        (self.is_readable || is_poison(&self.body)) && is_poison(&self.tail)
+    }
+}
+
+impl Lend for Request {
+    fn lend<'a>(&'a mut self, parts: &mut Parts<'a>) -> Result {
+        let (head, body, tail) = (self.head.len(), self.body.len(), self.tail.len());
+        parts.readable(&self.head, head)?;
+        if self.is_readable {
+            parts.readable(&self.body, body)?;
+        } else {
+            parts.writable(&mut self.body, body)?;
+        }
+        parts.writable(&mut self.tail, tail)
+    }
+}
