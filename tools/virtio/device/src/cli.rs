@@ -11,7 +11,7 @@ use crate::features::Offer;
 use crate::like::Like;
 use crate::registry::{self, Kind, Options};
 use crate::ring::MAX_QUEUE_SIZE;
-use crate::settings::{DataKind, RingKind, Settings};
+use crate::settings::{DataKind, Judging, RingKind, Settings};
 
 const EXAMPLES: &str = r#"Examples:
   An entropy device that offers SUSPEND as VIRTIO 1.4 has it, for one guest:
@@ -188,6 +188,7 @@ impl Args {
             faults: Faults::new(faults),
             like: self.like,
             fuzz: self.fuzz,
+            judge: Judging::On,
         }
     }
 }

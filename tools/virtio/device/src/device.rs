@@ -230,6 +230,7 @@ impl Device {
 
     /// A client is there: counts and violations begin anew.
     pub fn connected(&mut self) {
+        self.judge_again();
         self.clear();
         self.emit("connected", json!({"type": self.kind}));
         self.start_fuzz();
@@ -250,7 +251,11 @@ impl Device {
 
     /// Writes the `summary` event.
     pub fn summary(&mut self) {
-        let mut fields = json!({"violations": self.judge.total(), "counters": self.counters});
+        let mut fields = json!({
+            "violations": self.judge.total(),
+            "unjudged": self.judge.unjudged(),
+            "counters": self.counters,
+        });
         let report = self.device.report();
         if !report.is_null() {
             fields["device"] = report;

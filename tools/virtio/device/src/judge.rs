@@ -77,6 +77,10 @@ pub struct Judge {
     marks: Vec<AvailMark>,
     violations: Vec<Violation>,
     total: u64,
+    /// Violations are not recorded.
+    off: bool,
+    /// How many were not.
+    unjudged: u64,
     /// How many of the kept violations the caller has taken by [`Judge::take_new`].
     taken: usize,
 }
@@ -99,11 +103,27 @@ impl Judge {
         new
     }
 
+    /// Whether violations are recorded. It goes on to follow where the driver is.
+    pub fn switch(&mut self, on: bool) {
+        self.off = !on;
+    }
+
+    /// Whether violations are not recorded.
+    pub fn is_off(&self) -> bool {
+        self.off
+    }
+
+    /// How many violations were not recorded since the last clear, because it was switched off.
+    pub fn unjudged(&self) -> u64 {
+        self.unjudged
+    }
+
     /// Forgets the violations, not where the driver is.
     pub fn clear(&mut self) {
         self.violations.clear();
         self.taken = 0;
         self.total = 0;
+        self.unjudged = 0;
     }
 
     /// The device was reset: every transition is over (D13 allows it at any time).
@@ -392,6 +412,10 @@ impl Judge {
     }
 
     fn record(&mut self, rule: Rule, what: String, access: Access, time_us: u64) {
+        if self.off {
+            self.unjudged += 1;
+            return;
+        }
         self.total += 1;
         if self.violations.len() < KEPT {
             self.violations.push(Violation {

@@ -32,6 +32,17 @@ pub enum DataKind {
     Counter,
 }
 
+/// Whether the judge judges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Judging {
+    /// Each violation is recorded.
+    #[default]
+    On,
+    /// They are counted only: the driver breaks the rules on purpose.
+    Off,
+}
+
 /// The settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Settings {
@@ -66,6 +77,8 @@ pub struct Settings {
     pub like: Option<Like>,
     /// Answers out of the random stream of this seed.
     pub fuzz: Option<u64>,
+    /// Whether the judge judges. A client finds it on.
+    pub judge: Judging,
 }
 
 /// A partial change of the settings, as the mailbox takes it.
@@ -90,6 +103,7 @@ pub struct Patch {
     like: Option<Like>,
     #[serde(default, deserialize_with = "present")]
     fuzz: Option<Option<u64>>,
+    judge: Option<Judging>,
 }
 
 impl Patch {
@@ -179,6 +193,7 @@ impl Settings {
             },
             faults: faults.unwrap_or_else(|| self.faults.clone()),
             fuzz: patch.fuzz.unwrap_or(self.fuzz),
+            judge: patch.judge.unwrap_or(self.judge),
         };
         new.check()?;
         Ok(new)
@@ -260,6 +275,7 @@ mod tests {
             r#"{"faults":"gone"}"#,
             r#"{"faults":["hold-ms=x"]}"#,
             r#"{"fuzz":-1}"#,
+            r#"{"judge":false}"#,
             r#"[]"#,
         ] {
             assert!(patch(text).is_err(), "{text}");

@@ -11,6 +11,7 @@ use crate::fault::Name;
 use crate::judge::View;
 use crate::mailbox::{self, Command};
 use crate::queue::Queue;
+use crate::settings::Judging;
 use crate::status;
 
 /// How many violations a `stats` reply lists.
@@ -46,6 +47,22 @@ impl Device {
             );
             self.events
                 .emit(violation.time_us, "violation", json!(violation));
+        }
+    }
+
+    /// Has the judge judge, or not, as the settings say.
+    fn switch_judge(&mut self) {
+        let on = self.settings.judge == Judging::On;
+        self.judge.switch(on);
+        let unjudged = self.judge.unjudged();
+        self.emit("judge", json!({"on": on, "unjudged": unjudged}));
+    }
+
+    /// Has the judge judge, whatever an earlier client has set.
+    pub(super) fn judge_again(&mut self) {
+        if self.settings.judge != Judging::On {
+            self.settings.judge = Judging::On;
+            self.switch_judge();
         }
     }
 
@@ -101,7 +118,11 @@ impl Device {
             Command::Set { settings } => match self.settings.patched(&settings) {
                 Ok(new) => {
                     let left = self.fault(Name::AvailLeft).is_some();
+                    let judged = self.settings.judge != new.judge;
                     self.settings = new;
+                    if judged {
+                        self.switch_judge();
+                    }
                     if settings.sets_fuzz() {
                         self.start_fuzz();
                     }
@@ -187,6 +208,7 @@ impl Device {
         json!({
             "ok": true,
             "violations": self.judge.total(),
+            "unjudged": self.judge.unjudged(),
             "violation_list": violations.get(..STATS_VIOLATIONS).unwrap_or(violations),
             "effective_faults": self.armed.effective(),
             "idle_faults": self.armed.idle(),

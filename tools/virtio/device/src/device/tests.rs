@@ -801,6 +801,42 @@ fn queue_reset() {
 }
 
 #[test]
+fn a_judge_that_is_off_counts_only_and_goes_on_to_follow() {
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"judge":"off"}"#);
+    guest.suspend();
+    guest.notify();
+    assert_eq!(guest.rules(), []);
+    let stats = guest.command(r#"{"cmd":"stats"}"#);
+    assert_eq!(
+        (&stats["violations"], &stats["unjudged"]),
+        (&json!(0), &json!(1))
+    );
+
+    // It knows that the device is suspended.
+    guest.set(r#"{"judge":"on"}"#);
+    guest.notify();
+    assert_eq!(guest.rules(), [Rule::D5]);
+    guest.command(r#"{"cmd":"clear"}"#);
+    let stats = guest.command(r#"{"cmd":"stats"}"#);
+    assert_eq!(
+        (&stats["violations"], &stats["unjudged"]),
+        (&json!(0), &json!(0))
+    );
+}
+
+#[test]
+fn a_judge_does_not_stay_off_for_the_next_client() {
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"judge":"off"}"#);
+    guest.device.disconnected();
+    guest.device.connected();
+    let info = guest.command(r#"{"cmd":"info"}"#);
+    assert_eq!(info["settings"]["judge"], "on");
+    assert!(!guest.device.judge.is_off());
+}
+
+#[test]
 fn the_longest_stats_fit_into_the_mailbox() {
     let mut guest = Guest::live(ratified());
     for _ in 0..300 {
