@@ -123,6 +123,8 @@ macro_rules! faults {
 faults! {
     SuspendIgnored = "suspend-ignored", Arg::None,
         "the SUSPEND write has no effect, the device goes on";
+    SuspendStored = "suspend-stored", Arg::None,
+        "presents SUSPEND as written where it is to be ignored: before DRIVER_OK, or not negotiated (breaks V1)";
     SuspendNever = "suspend-never", Arg::None,
         "stops consuming but never presents SUSPEND; honours a rollback";
     SuspendLate = "suspend-late", Arg::Ms(1000),
@@ -163,6 +165,8 @@ faults! {
         "every buffer is in process for MS; a suspend waits for it (V2)";
     WorksSuspended = "works-while-suspended", Arg::None,
         "goes on with its queues while suspended, and notifies after the resume (breaks V2, V3)";
+    ConfigWritesTaken = "config-writes-taken", Arg::None,
+        "configuration writes have their effect while suspended (breaks V3)";
     WritesDropped = "writes-dropped", Arg::None,
         "ignores status writes, but a reset, until it has suspended";
     DrainLimit = "drain-limit", Arg::Ms(100),

@@ -42,7 +42,10 @@ impl Like {
     /// What it does otherwise.
     pub fn faults(self) -> Vec<Fault> {
         match self {
-            Self::Crosvm => vec![Fault::with(Name::WorksSuspended, 0)],
+            Self::Crosvm => vec![
+                Fault::with(Name::WorksSuspended, 0),
+                Fault::with(Name::ConfigWritesTaken, 0),
+            ],
             Self::FiveBsd => vec![
                 Fault::with(Name::WritesDropped, 0),
                 Fault::with(Name::DrainLimit, DRAIN_MS),

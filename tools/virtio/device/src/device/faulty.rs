@@ -16,7 +16,7 @@ use crate::features::Revision;
 use crate::fuzz::{Fuzz, Incident};
 use crate::queue::Begun;
 use crate::random::Stream;
-use crate::status::{State, StatusMachine, FEATURES_OK};
+use crate::status::{State, StatusMachine, FEATURES_OK, SUSPEND};
 use crate::timers::Timer;
 
 impl Device {
@@ -82,6 +82,7 @@ impl Device {
             Overlay::Ones | Overlay::Gone | Overlay::Away => 0xff,
             Overlay::Random(stream) => stream.draw() as u8,
             Overlay::NoFeaturesOk => truth & !FEATURES_OK,
+            Overlay::SuspendStored => truth | SUSPEND,
             Overlay::BeforeReset(status) => *status,
         }
     }

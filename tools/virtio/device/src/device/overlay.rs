@@ -20,6 +20,8 @@ pub(super) enum Overlay {
     Random(Stream),
     /// Status has no FEATURES_OK.
     NoFeaturesOk,
+    /// Status has SUSPEND, which was written when it meant nothing.
+    SuspendStored,
     /// Status is what it was before the reset.
     BeforeReset(u8),
 }

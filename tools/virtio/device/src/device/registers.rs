@@ -6,6 +6,7 @@ use log::{debug, warn};
 use serde_json::json;
 
 use super::Device;
+use crate::fault::Name;
 use crate::features;
 use crate::judge::Access;
 use crate::queue::Queue;
@@ -60,7 +61,12 @@ impl Device {
                 self.counters.config_writes += 1;
                 let offset = offset - common::DEVICE_OFFSET;
                 self.judge.access(Access::ConfigWrite(offset), &view, now);
-                if !self.machine.is_frozen() {
+                let taken =
+                    self.machine.is_frozen() && self.fault(Name::ConfigWritesTaken).is_some();
+                if taken {
+                    self.note(Name::ConfigWritesTaken);
+                }
+                if taken || !self.machine.is_frozen() {
                     self.device.write_config(offset, data);
                     // It may count that as a change, and QEMU's do.
                     self.common.config_generation = self.common.config_generation.wrapping_add(1);

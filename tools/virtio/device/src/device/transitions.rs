@@ -75,8 +75,27 @@ impl Device {
             Action::Cancel => self.cancel(),
             Action::Resume => self.resume(value),
         }
+        self.store_suspend(value);
         self.counters.present(self.machine.status());
         self.spurious();
+    }
+
+    /// A status was written: presents SUSPEND until the next one, where it should be ignored. A
+    /// fault.
+    fn store_suspend(&mut self, value: u8) {
+        if self.overlay == Overlay::SuspendStored {
+            self.overlay = Overlay::None;
+        }
+        let is_early = match self.machine.state() {
+            State::Reset => true,
+            State::Running => self.machine.revision() == Revision::None,
+            State::Suspending | State::Suspended | State::Resuming => false,
+        };
+        let stores = is_early && value & status::SUSPEND != 0 && self.overlay == Overlay::None;
+        if stores && self.fault(Name::SuspendStored).is_some() {
+            self.note(Name::SuspendStored);
+            self.overlay = Overlay::SuspendStored;
+        }
     }
 
     fn features_negotiated(&mut self) {

@@ -46,7 +46,7 @@ impl Device {
         if self.counters.notify[index] <= NOTIFY_EVENTS {
             self.emit("notify", json!({"queue": index}));
         }
-        if self.machine.is_live() {
+        if self.works() {
             // No fault by the count, as for hold-ms.
             if self.leaves_available() {
                 self.armed.took_effect(Name::AvailLeft);

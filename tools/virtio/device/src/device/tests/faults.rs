@@ -419,6 +419,54 @@ fn works_while_suspended() {
 }
 
 #[test]
+fn works_while_suspended_when_notified() {
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"faults":["works-while-suspended"]}"#);
+    guest.suspend();
+    // As no driver does (D4, D5).
+    let id = guest.add();
+    guest.notify();
+    assert_eq!(guest.used(), Some((id, 16)));
+    assert_eq!(guest.fired(1), 0, "the notification is held back");
+    assert_eq!(guest.rules(), [Rule::D5]);
+    guest.resume();
+    assert_eq!(guest.fired(1), 1);
+}
+
+#[test]
+fn suspend_stored() {
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"judge":"off","faults":["suspend-stored"]}"#);
+    // Negotiated and live, it means what it should.
+    guest.suspend();
+    guest.resume();
+    assert_eq!(guest.faults(), 0);
+    guest.write_status(0);
+    guest.write_status(0x13);
+    assert_eq!(guest.status(), 0x13);
+    guest.write_status(0x03);
+    assert_eq!(guest.status(), 0x03);
+    assert_eq!(guest.faults(), 1);
+    guest.write_status(0x13);
+    guest.write_status(0);
+    assert_eq!(guest.status(), 0);
+}
+
+#[test]
+fn suspend_stored_without_its_feature() {
+    let mut guest = Guest::live(settings(Offer::None, RingKind::Split));
+    guest.set(r#"{"judge":"off","faults":["suspend-stored"]}"#);
+    guest.write_status(0x1f);
+    assert_eq!(guest.status(), 0x1f);
+    // It goes on.
+    let id = guest.add();
+    guest.notify();
+    assert_eq!(guest.used(), Some((id, 16)));
+    guest.write_status(0x0f);
+    assert_eq!(guest.status(), 0x0f);
+}
+
+#[test]
 fn writes_dropped() {
     with(r#""writes-dropped","hold-ms=20""#, |guest| {
         guest.add();
