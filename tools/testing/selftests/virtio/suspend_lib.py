@@ -454,12 +454,14 @@ class Modules:
     CORE, DRIVER, SAMPLE = "rust_virtio", "virtio_rng", "rust_virtio_suspend"
     REFLECTOR = "rust_virtio_reflector"
     BLOCK, INPUT = "virtio_blk", "virtio_input"
+    TESTER = "virtio_suspend_test"
     DIRECTORIES = {
         DRIVER: "drivers/char/hw_random",
         BLOCK: "drivers/block",
         INPUT: "drivers/input",
         SAMPLE: "samples/rust",
         REFLECTOR: "samples/rust",
+        TESTER: "drivers/virtio",
         CORE: "",
     }
     # Parameters of the core, which are fixed when it is loaded.
@@ -554,7 +556,7 @@ class Modules:
             self.insert(self.INPUT)
 
     def unload(self):
-        samples = (self.SAMPLE, self.REFLECTOR)
+        samples = (self.TESTER, self.SAMPLE, self.REFLECTOR)
         for name in (self.INPUT, self.BLOCK, *samples, self.DRIVER, self.CORE):
             self.remove(name)
 
