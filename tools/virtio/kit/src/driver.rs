@@ -117,6 +117,11 @@ impl Bound {
             None => Some(format!("it did not end within {} s", CASES.as_secs())),
         };
         let revision = offered(&text)?;
+        println!(
+            "# {}: feature bits offered: {}",
+            device.name,
+            features(&text)?
+        );
         if revision.is_none() && failure.is_none() {
             report.skip_device(device, "it does not offer VIRTIO_F_SUSPEND");
             return Ok(());
@@ -174,6 +179,13 @@ fn offered(text: &str) -> Result<Option<Revision>> {
     }
 }
 
+/// The feature bits that the device offers, by the same.
+fn features(text: &str) -> Result<&str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix("# features: "))
+        .with_context(|| format!("{MODULE} does not say which feature bits are offered"))
+}
+
 /// Binds or unbinds a device, which may wait for it.
 fn write(path: PathBuf, name: &str) -> Result<()> {
     let ended = child::write(&path, name, BIND)?;
@@ -222,5 +234,8 @@ mod tests {
         for text in ["", "# SUSPEND: yes\n"] {
             assert!(offered(text).is_err(), "{text}");
         }
+        let text = "# SUSPEND: not offered\n# features: 0x0000000130000000\n1..2\n";
+        assert_eq!(features(text).unwrap(), "0x0000000130000000");
+        assert!(features("1..2\n").is_err());
     }
 }
