@@ -64,6 +64,7 @@ impl Ending {
             shell();
         }
         println!("# the machine ends {}", self.way(pvpanic));
+        silence();
         println!("{}", self.last_line);
         flush();
         rustix::fs::sync();
@@ -73,7 +74,8 @@ impl Ending {
                 thread::sleep(PATIENCE);
             }
             if pvpanic {
-                return panic_quietly();
+                // Process 1 ends, by which the kernel panics. A VMM that does not care sees a reboot.
+                return ExitCode::FAILURE;
             }
         }
         let command = match self.exit {
@@ -118,11 +120,10 @@ fn has_pvpanic(sysfs: &Sysfs) -> bool {
     })
 }
 
-/// Has the kernel panic, because process 1 ends, without a word on the console: the last line is to be
-/// the last. A VMM that does not care sees a reboot.
-fn panic_quietly() -> ExitCode {
+/// The kernel says no more on the console, such as that it powers down, or panics, which it says even
+/// if it is to be quiet: the last line is to be the last.
+fn silence() {
     let _ = fs::write("/proc/sys/kernel/printk", "0");
-    ExitCode::FAILURE
 }
 
 #[cfg(target_arch = "x86_64")]
