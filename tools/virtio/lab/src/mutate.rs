@@ -418,7 +418,7 @@ impl<'a> Lab<'a> {
             } else if let ktap::Line::Case(Verdict::Failed, case) = ktap::parse(line) {
                 let program = running.as_deref().unwrap_or(suite);
                 return Err(Failure(format!("{program}: {case}")).into());
-            } else if line.contains("# SKIP") {
+            } else if is_skipped(line) {
                 // A case, or all of them: nothing is killed by that.
                 bail!("skipped: {line}");
             }
@@ -472,6 +472,16 @@ impl<'a> Lab<'a> {
 
 /// Announces a program.
 const BEGIN: &str = "# program ";
+
+/// Whether a line says that a case is skipped, or all of them. What a test quotes is no case of its
+/// own.
+fn is_skipped(line: &str) -> bool {
+    let skipped = Verdict::Skipped;
+    match ktap::parse(line) {
+        ktap::Line::Case(verdict, _) | ktap::Line::End { verdict, .. } => verdict == skipped,
+        _ => line.trim_start_matches("# ").starts_with("1..0 # SKIP"),
+    }
+}
 
 /// For a shell.
 fn quoted(word: &OsStr) -> String {
@@ -545,6 +555,25 @@ mod tests {
         let text = "SURVIVED a\nNOT RUN b\n2 killed, 1 survived, 1 not run";
         assert_eq!(tally.to_string(), text);
         assert!(!tally.is_good());
+    }
+
+    #[test]
+    fn a_case_is_skipped() {
+        for line in [
+            "# ok 3 packed # SKIP no packed virtqueues",
+            "# 1..0 # SKIP needs root",
+            "1..0 # SKIP needs root",
+            "ok 2 selftests: virtio: net.py # SKIP",
+        ] {
+            assert!(is_skipped(line), "{line}");
+        }
+        for line in [
+            "# ok 3 packed",
+            "# # | ok 3 V2 packed # SKIP no packed virtqueues",
+            "# # 2 skipped tests",
+        ] {
+            assert!(!is_skipped(line), "{line}");
+        }
     }
 
     #[test]
