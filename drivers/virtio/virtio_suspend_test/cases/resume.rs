@@ -70,8 +70,9 @@ pub(super) fn reset(rig: &mut Rig<'_>) -> Test {
 
 pub(super) fn config_change(rig: &mut Rig<'_>) -> Test {
     rig.set_up()?;
-    let before = rig.configuration()?;
     rig.suspend()?;
+    // One that came before the suspended condition has been notified of.
+    let before = rig.configuration()?;
     rig.settle()?;
     rig.stay()?;
     let (_, heard) = rig.notifications();
