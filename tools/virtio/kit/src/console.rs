@@ -46,7 +46,7 @@ pub fn is_served_by(console: &str, device: &Device) -> bool {
     device.id == CONSOLE && console.starts_with("hvc")
 }
 
-/// From now on everything is printed there.
+/// From now on everything is printed there: a name in /dev, or a path.
 pub fn open(name: &str) -> Result<()> {
     let path = Path::new("/dev").join(name);
     let terminal = terminal(&path)?;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use rustix::system::RebootCommand;
 
+use crate::console;
 use crate::devices::Sysfs;
 use crate::modules;
 use crate::parameters::Exit;
@@ -156,11 +157,17 @@ fn shell() {
         } else {
             "/"
         });
-    if let Ok(terminal) = File::open("/proc/self/fd/0") {
+    let path = fs::read_link("/proc/self/fd/0").unwrap_or_default();
+    if let Ok(terminal) = File::open(&path) {
         shell.stdin(terminal);
     }
-    match shell.spawn().and_then(|mut shell| shell.wait()) {
-        Ok(_) => {}
-        Err(error) => println!("# can't start a shell: {error}"),
+    let ended = shell.spawn().and_then(|mut shell| shell.wait());
+    // It was the terminal of the shell's session, with whose end it is hung up: nobody can go on to
+    // use what was open.
+    if console::open(&path.to_string_lossy()).is_err() {
+        return;
+    }
+    if let Err(error) = ended {
+        println!("# can't start a shell: {error}");
     }
 }

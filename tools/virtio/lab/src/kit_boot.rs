@@ -16,7 +16,7 @@ use crate::tree::{RunDir, Tree};
 use anyhow::{ensure, Context, Result};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -48,6 +48,8 @@ pub struct Boot {
     tested: Tested,
     /// What the kernel's command line has besides.
     append: &'static str,
+    /// What is typed when a line has a text in it.
+    typed: Option<(&'static str, &'static str)>,
     /// Of QEMU.
     status: i32,
     /// What lines begin with.
@@ -85,6 +87,7 @@ pub const ALL: &[Boot] = &[
         ]),
         // Which leaves out the kselftests.
         append: "suspend.device=virtio0,virtio1,virtio2,virtio3,virtio4,virtio5",
+        typed: None,
         status: 1,
         says: &[
             // Bit 43, INDIRECT_DESC and EVENT_IDX, VERSION_1, RING_RESET.
@@ -137,6 +140,7 @@ pub const ALL: &[Boot] = &[
             "virtio-serial-pci,suspend=1.4",
         ]),
         append: "",
+        typed: None,
         status: 0,
         says: &["# virtio0: feature bits offered: 0x"],
         rows: &OF_QEMU,
@@ -152,10 +156,35 @@ pub const ALL: &[Boot] = &[
             "virtio-rng-device,suspend=1.4",
         ]),
         append: "",
+        typed: None,
         status: 0,
         says: &["# virtio0: feature bits offered: 0x"],
         rows: &OF_QEMU,
         last: "ok: ",
+    },
+    Boot {
+        name: "qemu/kit-shell",
+        what: "on microvm: a shell, after which the machine ends as else, and QEMU's status is 0",
+        machine: "microvm",
+        tested: Tested::QemusOwn(&["virtio-rng-device,suspend=1.4"]),
+        append: "suspend.test=suspend suspend.exit=shell",
+        typed: Some(("BusyBox", "echo typed $((6 * 7))\nexit\n")),
+        status: 0,
+        says: &["typed 42", "# the machine ends by powering itself off"],
+        rows: &OF_ONE,
+        last: "ok: ",
+    },
+    Boot {
+        name: "qemu/kit-reboot",
+        what: "on microvm: a case by its name, and a reboot, and QEMU's status is 0",
+        machine: "microvm",
+        tested: Tested::QemusOwn(&["virtio-rng-device,suspend=1.4"]),
+        append: "suspend.test=suspend suspend.exit=reboot",
+        typed: None,
+        status: 0,
+        says: &["# the machine ends by a reboot"],
+        rows: &OF_ONE,
+        last: "ok: 1 passed, 0 failed, 0 skipped",
     },
     Boot {
         name: "qemu/kit-mistake",
@@ -163,12 +192,19 @@ pub const ALL: &[Boot] = &[
         machine: "microvm",
         tested: Tested::QemusOwn(&["virtio-rng-device,suspend=1.4"]),
         append: "suspend.data=gone suspend.exti=reboot",
+        typed: None,
         status: 1,
         says: &[],
         rows: &[],
         last: "not ok: suspend.data=gone: it has to be keep or lost; suspend.exti: there is no",
     },
 ];
+
+const OF_ONE: [Row; 1] = [Row {
+    name: "virtio0",
+    has: "1.4 (bit 43) ok",
+    has_not: "FAIL",
+}];
 
 const OF_QEMU: [Row; 4] = [
     Row {
@@ -296,13 +332,14 @@ fn once(
     }
     let log = File::create(run.join("qemu.log")).context("can't write the log of QEMU")?;
     command
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log);
 
     let begin = Instant::now();
     let mut child = command.spawn().context("can't run QEMU")?;
     let stdout = child.stdout.take().context("QEMU has no standard output")?;
+    let mut stdin = child.stdin.take().filter(|_| boot.typed.is_some());
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -326,6 +363,11 @@ fn once(
                 }
                 if first_result.is_none() && is_result(&line) {
                     first_result = Some(begin.elapsed());
+                }
+                let typed = boot.typed.filter(|(at, _)| line.contains(at));
+                let typed = typed.and_then(|(_, text)| Some((text, stdin.take()?)));
+                if let Some((text, mut stdin)) = typed {
+                    stdin.write_all(text.as_bytes()).context("can't type")?;
                 }
                 lines.push(line);
             }
