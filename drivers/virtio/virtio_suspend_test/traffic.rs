@@ -35,6 +35,12 @@ const FRAME: [u8; 14] = [
 /// The shortest frame, in bytes.
 const FRAME_BYTES: usize = 60;
 
+/// What is printed on a console.
+const LINE: &[u8] = b"virtio_suspend_test\r\n";
+
+/// Room for what is typed, in bytes.
+const TYPED_BYTES: usize = 64;
+
 /// Room for any frame, in bytes.
 const RECEIVE_BYTES: usize = net::HEADER_BYTES + 1514;
 
@@ -44,6 +50,7 @@ pub(crate) enum Kind {
     Entropy,
     Block,
     Network,
+    Console,
     /// One that is given nothing to do.
     Other,
 }
@@ -54,6 +61,7 @@ impl Kind {
             DeviceId::ENTROPY => Self::Entropy,
             DeviceId::BLOCK => Self::Block,
             DeviceId::NETWORK => Self::Network,
+            DeviceId::CONSOLE => Self::Console,
             _ => Self::Other,
         }
     }
@@ -61,7 +69,7 @@ impl Kind {
     /// Returns how many virtqueues there are at least.
     pub(crate) const fn queues(self) -> usize {
         match self {
-            Self::Network => 2,
+            Self::Network | Self::Console => 2,
             Self::Entropy | Self::Block | Self::Other => 1,
         }
     }
@@ -70,7 +78,7 @@ impl Kind {
     pub(crate) const fn busy_queue(self) -> Option<usize> {
         match self {
             Self::Entropy | Self::Block => Some(0),
-            Self::Network => Some(1),
+            Self::Network | Self::Console => Some(1),
             Self::Other => None,
         }
     }
@@ -78,7 +86,7 @@ impl Kind {
     /// Returns the virtqueue in which the device is given buffers to be kept.
     pub(crate) const fn quiet_queue(self) -> Option<usize> {
         match self {
-            Self::Entropy | Self::Block | Self::Network => Some(0),
+            Self::Entropy | Self::Block | Self::Network | Self::Console => Some(0),
             Self::Other => None,
         }
     }
@@ -91,7 +99,11 @@ impl Kind {
                 let header = blk::Header::new(true, blk::T_IN, 0, 0);
                 Request::new(id, header.as_bytes(), Body::In(BLOCK_BYTES), 1)
             }
-            Self::Network => Request::new(id, &[0; net::HEADER_BYTES], Body::Frame, 0),
+            Self::Network => {
+                let frame = Body::Out(&FRAME, FRAME_BYTES);
+                Request::new(id, &[0; net::HEADER_BYTES], frame, 0)
+            }
+            Self::Console => Request::new(id, &[], Body::Out(LINE, LINE.len()), 0),
             Self::Other => Err(EOPNOTSUPP),
         }
     }
@@ -100,6 +112,7 @@ impl Kind {
     pub(crate) fn quiet(self, id: u32) -> Result<LendBox<Request>> {
         match self {
             Self::Network => Request::new(id, &[], Body::In(RECEIVE_BYTES), 0),
+            Self::Console => Request::new(id, &[], Body::In(TYPED_BYTES), 0),
             other => other.request(id),
         }
     }
@@ -120,8 +133,8 @@ impl Kind {
 enum Body {
     /// Memory for the device to write.
     In(usize),
-    /// A frame for the device to read.
-    Frame,
+    /// Bytes for the device to read, followed by zeroes up to a length.
+    Out(&'static [u8], usize),
 }
 
 /// A request.
@@ -136,9 +149,9 @@ pub(crate) struct Request {
 
 impl Request {
     fn new(id: u32, header: &[u8], body: Body, tail: usize) -> Result<LendBox<Self>> {
-        let (len, is_readable) = match body {
-            Body::In(len) => (len, false),
-            Body::Frame => (FRAME_BYTES, true),
+        let (bytes, len, is_readable) = match body {
+            Body::In(len) => (&[] as &[u8], len, false),
+            Body::Out(bytes, len) => (bytes, len, true),
         };
         let mut request = Self {
             id,
@@ -150,8 +163,8 @@ impl Request {
         request.head.as_mut_slice().copy_from_slice(header);
         request.tail.as_mut_slice().fill(POISON);
         if is_readable {
-            for (byte, from) in request.body.as_mut_slice().iter_mut().zip(FRAME) {
-                *byte = from;
+            for (byte, from) in request.body.as_mut_slice().iter_mut().zip(bytes) {
+                *byte = *from;
             }
         } else {
             request.body.as_mut_slice().fill(POISON);

@@ -82,6 +82,9 @@ impl DeviceId {
     /// Matches all devices.
     pub const ANY: Self = Self::new(bindings::VIRTIO_DEV_ANY_ID);
 
+    /// The device type of a console.
+    pub const CONSOLE: u32 = bindings::VIRTIO_ID_CONSOLE;
+
     /// The device type of a network device.
     pub const NETWORK: u32 = bindings::VIRTIO_ID_NET;
 
