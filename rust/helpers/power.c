@@ -2,6 +2,7 @@
 
 #include <linux/device.h>
 #include <linux/pci.h>
+#include <linux/pm_domain.h>
 #include <linux/string.h>
 #include <linux/suspend.h>
 #include <linux/virtio.h>
@@ -65,4 +66,46 @@ void rust_virtio_helper_virtio_pm_exempt(struct virtio_device *vdev, bool exempt
 	spin_lock_irq(&parent->power.lock);
 	dev_pm_syscore_device(parent, exempt);
 	spin_unlock_irq(&parent->power.lock);
+}
+
+/* With the device lock held, and the driver about to be bound. */
+void rust_virtio_helper_virtio_pm_join_domain(struct virtio_device *vdev,
+					      struct dev_pm_domain *domain)
+{
+	if (!vdev->dev.pm_domain)
+		dev_pm_domain_set(&vdev->dev, domain);
+}
+
+/* With the device lock held. */
+void rust_virtio_helper_virtio_pm_leave_domain(struct virtio_device *vdev,
+					       struct dev_pm_domain *domain)
+{
+	if (vdev->dev.pm_domain == domain)
+		dev_pm_domain_set(&vdev->dev, NULL);
+}
+
+bool rust_virtio_helper_virtio_pm_is_in_domain(const struct virtio_device *vdev,
+					       const struct dev_pm_domain *domain)
+{
+	return vdev->dev.pm_domain == domain;
+}
+
+/* What a transport does that resets its devices for a sleep. */
+
+int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev)
+{
+#ifdef CONFIG_PM_SLEEP
+	return virtio_device_freeze(vdev);
+#else
+	return -EOPNOTSUPP;
+#endif
+}
+
+int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev)
+{
+#ifdef CONFIG_PM_SLEEP
+	return virtio_device_restore(vdev);
+#else
+	return -EOPNOTSUPP;
+#endif
 }

@@ -45,6 +45,14 @@ bool rust_virtio_helper_virtio_pm_keeps_state(const struct virtio_device *vdev);
 bool rust_virtio_helper_virtio_pm_can_exempt(const struct virtio_device *vdev);
 bool rust_virtio_helper_virtio_pm_is_suspend_to_idle(void);
 void rust_virtio_helper_virtio_pm_exempt(struct virtio_device *vdev, bool exempt);
+void rust_virtio_helper_virtio_pm_join_domain(struct virtio_device *vdev,
+					      struct dev_pm_domain *domain);
+void rust_virtio_helper_virtio_pm_leave_domain(struct virtio_device *vdev,
+					       struct dev_pm_domain *domain);
+bool rust_virtio_helper_virtio_pm_is_in_domain(const struct virtio_device *vdev,
+					       const struct dev_pm_domain *domain);
+int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev);
+int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev);
 
 void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func);
 struct workqueue_struct *rust_virtio_helper_alloc_rescued_workqueue(const char *name);

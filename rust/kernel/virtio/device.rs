@@ -193,6 +193,16 @@ pub(crate) enum TransportSleep {
     Resets,
 }
 
+impl Device {
+    /// Returns whether the transport can leave the device as it is in some sleep of the system. May
+    /// sleep.
+    pub(crate) fn transport_may_keep_state(&self) -> bool {
+        let vdev = self.as_raw();
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::virtio_pm_keeps_state(vdev) || bindings::virtio_pm_can_exempt(vdev) }
+    }
+}
+
 impl Device<device::Bound> {
     /// Returns what the transport does in the suspend of the system that is under way. May sleep;
     /// to be called when the PM core suspends the device.

@@ -310,6 +310,7 @@ impl Drop for Extension {
             let Some(entry) = next else { break };
             let _lock = entry.dev.lock();
             bus::unbind(&entry);
+            entry.leave_domain();
             entry.put_back();
             entry.retired.store(true, Release);
         }

@@ -2,6 +2,9 @@
 
 //! A device that is bound to a driver which knows nothing of SUSPEND.
 
+#[path = "binding/system_sleep.rs"]
+mod system_sleep;
+
 use kernel::{
     device::Bound,
     error::to_result,
@@ -23,6 +26,7 @@ use kernel::{
     },
 };
 
+use self::system_sleep::Bed;
 use super::{
     bus::as_bound,
     Foreign,
@@ -144,14 +148,17 @@ pub(super) struct Binding {
     /// Looks what became of a device that others have reset.
     #[pin]
     reset_work: Later,
+    bed: Bed,
 }
 
 impl Binding {
+    /// `in_domain` says whether the PM core calls for the device when the system sleeps.
     pub(super) fn new(
         module: &'static ThisModule,
         quiescer: Option<&'static dyn Quiescer>,
         obstacle: Obstacle,
         revision: Option<Revision>,
+        in_domain: bool,
     ) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
@@ -167,6 +174,7 @@ impl Binding {
                 config_released <- Completion::new(),
                 recovering: Atomic::new(false),
                 reset_work <- Later::new(look_after_reset),
+                bed: Bed::new(in_domain),
             }),
             GFP_KERNEL,
         )
@@ -190,6 +198,7 @@ impl Binding {
     /// device yet would be lost. So a device that is suspended is resumed. One that can't be has
     /// its virtqueues closed for good: whoever waits for it gets errors.
     pub(super) fn end(&self, dev: &Device<Bound>) {
+        self.end_exemption(dev);
         // The files are waited for: who waits in a request has to be told before.
         self.controller.unbind();
         let files = self.files.lock().take();
@@ -243,6 +252,9 @@ impl Binding {
     /// Somebody has put the device into operation.
     pub(super) fn driver_ok(&self, dev: &Device) {
         if self.controller.fate().operate() {
+            if self.controller.is_sleeping() {
+                self.controller.count_reset_by_sleep();
+            }
             // SAFETY: As in `reset`.
             self.controller.look_soon(unsafe { as_bound(dev) });
         }
@@ -257,6 +269,19 @@ impl Binding {
     pub(super) fn freeze(&self, dev: &Device) -> Result {
         self.controller.prepare_to_sleep()?;
         // From here on nobody asks for a suspend.
+        if self.may_keep_state(dev) {
+            return Ok(());
+        }
+        self.check_gate(dev)
+    }
+
+    /// Looks whether the driver of a suspended device would go on if the transport resets the
+    /// device for the sleep of the system.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if it would.
+    fn check_gate(&self, dev: &Device) -> Result {
         match &*self.gated.lock() {
             Some(gated) if !gated.gate.outlasts_sleep() => {
                 dev_err!(
@@ -391,6 +416,10 @@ impl Operations for Binding {
             ),
             Obstacle::NoQuiescer => ("no-quiescer", "nothing is known that stops the driver"),
         }
+    }
+
+    fn can_keep_state(&self) -> bool {
+        self.bed.is_made()
     }
 
     fn gate(&self, dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {

@@ -180,6 +180,7 @@ fn bind(dev: &Device) {
         Ok(entry) => {
             entry.bound.lock().quiescer = Some(quiescer);
             entry.put_in_front();
+            entry.join_domain();
         }
         Err(error) => dev_warn!(dev, "can't be given SUSPEND: {error:?}\n"),
     }
@@ -212,7 +213,8 @@ fn try_bound(dev: &Device<Bound>) -> Result {
         Some(_) => Obstacle::NotNegotiated,
     };
 
-    let binding = Binding::new(module, quiescer, obstacle, revision)?;
+    let in_domain = entry.is_in_domain();
+    let binding = Binding::new(module, quiescer, obstacle, revision, in_domain)?;
     let take_over = revision.is_some() && !in_front;
     {
         let mut state = entry.bound.lock();
@@ -244,6 +246,7 @@ pub(super) fn unbind(entry: &Entry) {
 /// A driver has been unbound, or has not been bound after all.
 fn unbound(entry: &Entry) {
     entry.bound.lock().quiescer = None;
+    entry.leave_domain();
     entry.put_back();
 }
 
