@@ -226,14 +226,16 @@ impl Model for Interleavings {
             Property::sometimes("a system sleeps", |_, w: &World| {
                 w.core == Core::Stopped(Stop::Sleep)
             }),
-            Property::sometimes("a device keeps its state", |m: &Self, w: &World| {
-                m.kind == Kind::Extension
-                    || w.core == Core::Asleep && w.machine.state() == State::Running
+            Property::sometimes("a device keeps its state", |_, w: &World| {
+                w.core == Core::Asleep && w.machine.state() == State::Running
             }),
-            Property::sometimes("one that is suspended does, too", |m: &Self, w: &World| {
-                m.kind == Kind::Extension
-                    || w.core == Core::Asleep && w.machine.state() == State::Suspended
+            Property::sometimes("one that is suspended does, too", |_, w: &World| {
+                w.core == Core::Asleep && w.machine.state() == State::Suspended
             }),
+            Property::sometimes(
+                "one is restarted by its own driver",
+                |m: &Self, w: &World| m.kind == Kind::Native || w.core == Core::OwnRestart,
+            ),
         ]
     }
 }

@@ -232,13 +232,7 @@ pub fn core(m: &mut Moves<'_>) {
             m.step("could not freeze the tasks", |w| w.core = Core::Awake);
             let bus = native || matches!(from.bus, Bus::Bound | Bus::Unbound);
             if from.writers_idle() && bus {
-                m.step("has frozen the tasks", |w| {
-                    w.core = if native {
-                        Core::Bed
-                    } else {
-                        Core::FreezeStop(Stop::Sleep)
-                    };
-                });
+                m.step("has frozen the tasks", |w| w.core = Core::Bed);
             }
         }
         Core::Awake => m.step("is awake", |w| {
@@ -290,6 +284,8 @@ pub fn core(m: &mut Moves<'_>) {
         Core::Stopped(Stop::Sleep) => m.event("is woken", |w| {
             w.core = if native {
                 Core::ThawLock(Stop::Sleep)
+            } else if w.machine.asleep().is_some() {
+                Core::OwnRestart
             } else {
                 Core::Restore
             };
@@ -365,7 +361,7 @@ pub fn core(m: &mut Moves<'_>) {
         // What others do with the device of a driver that is none of the crate's.
         Core::ResetDone => {
             m.step("has reset the function", |w| {
-                operate(w);
+                w.operate();
                 w.core = Core::None;
             });
             m.step("leaves the function reset", |w| w.core = Core::None);
@@ -375,14 +371,14 @@ pub fn core(m: &mut Moves<'_>) {
                 m.step("restores the device", |w| {
                     w.away = false;
                     if w.fate == Fate::Reset {
-                        operate(w);
+                        w.operate();
                     }
-                    w.core = Core::Awake;
+                    w.core = Core::Resume;
                 });
             }
             m.step("can't restore the device", |w| {
                 w.away = false;
-                w.core = Core::Awake;
+                w.core = Core::Resume;
             });
         }
 
@@ -425,14 +421,5 @@ fn end(stop: Stop) -> Core {
     match stop {
         Stop::Sleep => Core::Awake,
         Stop::Reset => Core::None,
-    }
-}
-
-/// Somebody else puts the device into operation.
-fn operate(w: &mut World) {
-    w.device.become_at(At::Running);
-    if w.fate == Fate::Reset {
-        w.fate = Fate::Operating;
-        w.look_soon();
     }
 }

@@ -4,12 +4,16 @@
 //! rust/kernel/virtio/suspend/controller/system_sleep.rs does, and those who call it.
 //!
 //! The PM core calls with the device lock held, before the transport stops the device, and after it
-//! has put it into operation again. A device that keeps its state is not stopped. That is so with the
-//! drivers of the crate.
+//! has put it into operation again. A device that keeps its state is not stopped. A driver that is
+//! none of the crate's is stopped and restarted by the same means as by the transport, if its device
+//! has lost its state.
 
 use crate::{
     protocol::State,
-    state_machine::Denial, //
+    state_machine::{
+        Denial,
+        Outcome, //
+    },
 };
 
 use super::{
@@ -19,6 +23,8 @@ use super::{
         At,
         Bus,
         Core,
+        Fate,
+        Kind,
         Stop,
         Who,
         World, //
@@ -112,6 +118,39 @@ pub fn moves(m: &mut Moves<'_>) {
             }
             m.step("does not wait any longer", lose);
         }
+        Core::OwnRestart => {
+            if !from.device.gone {
+                m.step("restarts the device", |w| {
+                    w.away = false;
+                    w.operate();
+                    w.core = Core::Resume;
+                });
+            }
+            if free {
+                m.step("can't restart the device", |w| {
+                    w.away = false;
+                    w.gated = false;
+                    w.told = true;
+                    w.fate = Fate::Abandoned;
+                    thaw(w, Outcome::GivenUp);
+                });
+            }
+        }
+        Core::Resume if free && (lock || from.device_lock == Some(Who::Core)) => {
+            m.step("sees what the transport has done", |w| {
+                if w.bus == Bus::Unbound {
+                    w.core = Core::Awake;
+                } else if w.fate == Fate::Operating {
+                    w.fate = Fate::Untouched;
+                    w.gated = false;
+                    w.told = false;
+                    thaw(w, Outcome::Operates);
+                } else {
+                    // What it has left is found by a look.
+                    w.core = Core::Awake;
+                }
+            });
+        }
         _ => {}
     }
 }
@@ -121,7 +160,19 @@ fn go_on(w: &mut World) {
     if w.device_lock == Some(Who::Core) {
         w.device_lock = None;
     }
-    w.core = Core::FreezeLock;
+    w.core = match w.kind {
+        Kind::Native => Core::FreezeLock,
+        Kind::Extension => Core::FreezeStop(Stop::Sleep),
+    };
+}
+
+/// The device operates again, or does not, which the controller is told.
+fn thaw(w: &mut World, outcome: Outcome) {
+    assert!(w.machine.freeze().is_ok());
+    let next = w.machine.thaw(outcome);
+    w.order = Some(Who::Core);
+    w.device_lock = Some(Who::Core);
+    w.core = Core::ThawAnnounce(Stop::Sleep, next);
 }
 
 /// The device keeps its state: nobody does anything with it.
@@ -171,6 +222,19 @@ fn resumed(w: &mut World) {
 
 /// The device is broken, or has lost its state: it is stopped, and restarted when the system is awake.
 fn lose(w: &mut World) {
-    assert!(w.machine.freeze().is_ok());
-    w.core = Core::FreezeCancel(Stop::Sleep);
+    if w.kind == Kind::Native {
+        assert!(w.machine.freeze().is_ok());
+        w.core = Core::FreezeCancel(Stop::Sleep);
+        return;
+    }
+    w.device.become_at(At::Reset);
+    w.fate = Fate::Reset;
+    w.away = true;
+    if matches!(w.core, Core::Wake | Core::WakeWait) {
+        assert!(w.machine.freeze().is_ok());
+        w.core = Core::OwnRestart;
+    } else {
+        w.device_lock = None;
+        w.core = Core::Stopped(Stop::Sleep);
+    }
 }

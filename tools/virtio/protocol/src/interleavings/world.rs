@@ -161,6 +161,11 @@ pub enum Core {
     Asleep,
     Wake,
     WakeWait,
+    // As above, with a driver that is none of the crate's.
+    /// To have the driver restart the device that it was had to stop.
+    OwnRestart,
+    /// The transport has done its part.
+    Resume,
     /// The tasks go on.
     Awake,
     /// The function is to be reset while a request is under way, which is waited for, for a second.
@@ -391,6 +396,15 @@ impl World {
     pub fn look_soon(&mut self) {
         if !self.closed {
             self.pending = true;
+        }
+    }
+
+    /// Somebody else than the controller puts the device into operation.
+    pub fn operate(&mut self) {
+        self.device.become_at(At::Running);
+        if self.fate == Fate::Reset {
+            self.fate = Fate::Operating;
+            self.look_soon();
         }
     }
 
