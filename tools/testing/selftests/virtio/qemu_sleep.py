@@ -94,8 +94,8 @@ def suspended_disks(mode, whose):
                 disk.request("suspend")
             expect(suspended(), set(disks), "what is suspended before, says QEMU")
             sleep(mode)
-            # Our driver has a function left out of a suspend to idle.
-            kept = set(disks) if (whose, mode) == ("our", "s2idle") else {KEEPS}
+            # A function is left out of a suspend to idle.
+            kept = set(disks) if mode == "s2idle" else {KEEPS}
             expect(suspended(), kept, "what is suspended after the sleep, says QEMU")
         for name, disk in disks.items():
             expect(disk.state, "suspended" if name in kept else "running", f"state of {name}")

@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The system sleeps and is woken, with devices of the kernel's own drivers and virtio_suspend."""
+"""The system sleeps and is woken, with devices of the kernel's own drivers and virtio_suspend.
+
+They keep their state where they can, and run when it is awake; one that is suspended is so still. The
+others are reset, and run.
+"""
 
 import contextlib
 import functools
@@ -13,14 +17,16 @@ from ext_net_lib import Stream
 from net_lib import cable, inside, is_up
 from sleep_lib import (
     MODES,
+    Way,
+    can_keep,
     disk_load,
-    is_kept,
     is_same,
-    keeps_state,
+    path_of,
     prepare,
     refuses_to_sleep,
     requests_survive,
     sleep,
+    sleep_and_see,
     sleeps_when_resumed,
 )
 from suspend_lib import PROMPT, Child, Skip, case, expect, require, run, wait_for
@@ -39,11 +45,6 @@ def on(name):
     return decorate
 
 
-def path_of(dev):
-    found = wait_for(lambda: list((dev.path / "block").glob("*")), "a disk", 5 * PROMPT)
-    return f"/dev/{found[0].name}"
-
-
 DATA = bytes(range(256)) * 16
 
 
@@ -56,39 +57,69 @@ def write(path, data):
         os.close(fd)
 
 
-@case("{mode}: a disk runs, with what was written before", mode=MODES)
-@on("virtio_blk")
-def idle_disk(devices, mode):
-    dev = devices[0]
-    write(path_of(dev), DATA)
-    sleep(mode)
-    expect(dev.state, "running", "state")
-    is_same(path_of(dev), 0, DATA)
-    dev.cycle()
-    dev.works()
+# One of the disks, and one of the interfaces, sets No_Soft_Reset, and the other does not.
 
 
-@case("{mode}: a disk under load loses nothing", mode=MODES)
+@case("{mode}: disks run, with what was written before", mode=MODES)
 @on("virtio_blk")
-def busy_disk(devices, mode):
-    dev = devices[0]
-    with disk_load(path_of(dev)):
-        sleep(mode)
+def idle_disks(devices, mode):
+    for dev in devices:
+        write(path_of(dev), DATA)
+    sleep_and_see(mode, devices)
+    for dev in devices:
+        expect(dev.state, "running", f"state of {dev.name}")
+        is_same(path_of(dev), 0, DATA)
         dev.cycle()
-    expect(dev.state, "running", "state")
+        dev.works()
 
 
-@case("{mode}: a suspended disk runs, with what was written before", mode=MODES)
+@case("{mode}: disks under load lose nothing", mode=MODES)
 @on("virtio_blk")
-def suspended_disk(devices, mode):
-    dev = devices[0]
-    write(path_of(dev), DATA)
-    dev.request("suspend")
-    sleep(mode)
-    expect(dev.state, "running", "state")
-    is_same(path_of(dev), 0, DATA)
+def busy_disks(devices, mode):
+    with contextlib.ExitStack() as stack:
+        for dev in devices:
+            stack.enter_context(disk_load(path_of(dev), writers=2))
+        sleep_and_see(mode, devices)
+        for dev in devices:
+            dev.cycle()
+    for dev in devices:
+        expect(dev.state, "running", f"state of {dev.name}")
+
+
+@case("deep: No_Soft_Reset: a disk under load whose device forgets its state is reset, and loses nothing")
+@on("virtio_blk")
+def forgetful_disk(devices):
+    found = [dev for dev in devices if can_keep(dev, "deep")]
+    if not found:
+        raise Skip("no disk sets No_Soft_Reset")
+    dev, fault = found[0], "status-zero-while-suspended"
+    with disk_load(path_of(dev)):
+        way = Way(dev)
+        dev.mailbox.set(faults=[fault])
+        sleep("deep")
+        require(dev.mailbox.happened(fault), f"{fault} has not happened")
+        dev.mailbox.set(faults=[])
+        way.is_reset()
     dev.cycle()
     dev.works()
+
+
+@case("{mode}: suspended disks are suspended, or run, with what was written before", mode=MODES)
+@on("virtio_blk")
+def suspended_disks(devices, mode):
+    for dev in devices:
+        write(path_of(dev), DATA)
+        dev.request("suspend")
+    sleep_and_see(mode, devices)
+    for dev in devices:
+        if can_keep(dev, mode):
+            reader = Child(is_same, path_of(dev), 0, DATA)
+            blocked(reader)
+            dev.request("resume")
+            expect(reader.errno(5 * PROMPT), "success", "who waited")
+        is_same(path_of(dev), 0, DATA)
+        dev.cycle()
+        dev.works()
 
 
 @case("{mode}: something to be written to a suspended disk: EBUSY in time, or it sleeps when resumed",
@@ -121,24 +152,6 @@ def disk_with_requests(devices, mode):
     devices[0].cycle()
 
 
-@case("{mode}: No_Soft_Reset: a suspended disk is suspended", mode=MODES)
-@on("virtio_blk")
-def kept_disk(devices, mode):
-    found = [dev for dev in devices if keeps_state(dev)]
-    if not found:
-        raise Skip("no disk sets No_Soft_Reset")
-    dev, path = found[0], path_of(found[0])
-    write(path, DATA)
-    dev.request("suspend")
-    is_kept(dev, mode)
-    reader = Child(is_same, path, 0, DATA)
-    blocked(reader)
-    dev.request("resume")
-    expect(reader.errno(5 * PROMPT), "success", "who waited")
-    dev.cycle()
-    dev.works()
-
-
 @contextlib.contextmanager
 def network(devices):
     """The ends of the cable, up, each with the files in sysfs."""
@@ -158,7 +171,7 @@ def idle_net(devices, mode):
     with network(devices) as ends:
         one, other = ends
         expect(one.ping(other), 0, "lost pings")
-        sleep(mode)
+        sleep_and_see(mode, devices)
         for end in ends:
             expect(end.device.state, "running", "state")
             wait_for(lambda: is_up(end), "the link is up", 5 * PROMPT)
@@ -176,7 +189,7 @@ def busy_net(devices, mode):
             ping = Child(os.execvp, "ping", ("ping", "-q", "-i", "0.05", other.address))
         received = one.report()["rx"]["packets"]
         wait_for(lambda: one.report()["rx"]["packets"] > received + 3, "answers", 5 * PROMPT)
-        sleep(mode)
+        sleep_and_see(mode, devices)
         received = one.report()["rx"]["packets"]
         wait_for(lambda: one.report()["rx"]["packets"] > received + 3, "answers", 5 * PROMPT)
         expect(ping.poll(), None, "the end of ping")
@@ -188,7 +201,7 @@ def connection(devices, mode):
     with network(devices) as (one, other):
         stream = Stream(one, other)
         stream.moves()
-        sleep(mode)
+        sleep_and_see(mode, devices)
         for _ in range(10):
             stream.moves()
         one.device.cycle()
@@ -196,17 +209,26 @@ def connection(devices, mode):
         stream.finish()
 
 
-@case("{mode}: a suspended interface refuses it with EBUSY, and is suspended still", mode=MODES)
+@case("{mode}: suspended interfaces are suspended still; one that can't be refuses it with EBUSY",
+      mode=MODES)  # fmt: skip
 @on("virtio_net")
 def suspended_net(devices, mode):
-    with network(devices) as (one, other):
+    with network(devices) as ends:
+        one, other = ends
         expect(one.ping(other), 0, "lost pings")
-        one.device.request("suspend")
-        refuses_to_sleep(mode, "EBUSY")
-        expect(one.device.state, "suspended", "state")
-        one.device.request("resume")
-        expect(one.ping(other), 0, "lost pings")
-        sleep(mode)
+        for end in ends:
+            end.device.request("suspend")
+        for end in ends:
+            if not can_keep(end.device, mode):
+                refuses_to_sleep(mode, "EBUSY")
+                expect(end.device.state, "suspended", "state")
+                end.device.request("resume")
+        sleep_and_see(mode, devices)
+        for end in ends:
+            if can_keep(end.device, mode):
+                end.device.request("resume")
+        for end in ends:
+            wait_for(lambda: is_up(end), "the link is up", 5 * PROMPT)
         expect(one.ping(other), 0, "lost pings")
 
 

@@ -239,18 +239,10 @@ def keeps_state(dev):
     return False
 
 
-def is_kept(dev, mode):
-    """A suspended device of the kernel's own drivers whose function keeps its state is suspended after
-    a sleep, too, and says so; nothing has been done to it meanwhile.
-    """
-    require(keeps_state(dev), f"{dev.name} does not set No_Soft_Reset")
-    expect(dev.state, "suspended", "state before")
-    resets, counts = dev.mailbox.counters()["resets"], dev.counts()
-    sleep(mode)
-    expect(dev.state, "suspended", "state")
-    expect(dev.status, SUSPENDED[dev.read("revision")], "device status")
-    expect(dev.mailbox.counters()["resets"], resets, "resets of the device")
-    expect(dev.counts(), counts, "suspends, resumes and failures")
+def path_of(dev):
+    """The disk of one of the kernel's own drivers."""
+    found = wait_for(lambda: list((dev.path / "block").glob("*")), "a disk", 5 * PROMPT)
+    return f"/dev/{found[0].name}"
 
 
 def can_keep(dev, mode):

@@ -85,10 +85,13 @@ pub fn of_selftests() -> Vec<Spec> {
     specs
 }
 
-/// Those of the kselftests, of which the second disk, and one more entropy device, keep their state when
-/// the guest sleeps: their functions set No_Soft_Reset.
+/// Those of the kselftests, of which the second disk, the second network device, and one more entropy
+/// device, keep their state when the guest sleeps: their functions set No_Soft_Reset.
 pub fn that_sleep() -> Vec<Spec> {
     let mut specs = common();
+    if let Some(end) = specs.last_mut() {
+        end.0.push("--no-soft-reset".into());
+    }
     specs.extend(
         [
             "--type blk --size 16M --queue-size 64 --no-soft-reset",
