@@ -21,7 +21,7 @@ use crate::machines;
 use crate::process::run_logged;
 use crate::tally::Report;
 use crate::tree::{Tree, SELFTESTS};
-use crate::{device, libtest, modules, rust, selftests};
+use crate::{device, libtest, modules, rust, selftests, sleep};
 use anyhow::{bail, ensure, Context, Result};
 use glob::Pattern;
 use serde::Deserialize;
@@ -67,7 +67,7 @@ struct Mutant {
     file: PathBuf,
     find: String,
     replace: String,
-    /// `host/PACKAGE`, `guest/PROGRAM`, or `qemu/MACHINE/PROGRAM`.
+    /// `host/PACKAGE`, `guest/PROGRAM`, `sleep/PROGRAM`, or `qemu/MACHINE/PROGRAM`.
     suite: String,
     /// Which cases of a program, as patterns [default: all].
     #[serde(default)]
@@ -141,14 +141,36 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
     Ok(list.mutant)
 }
 
-/// The machine, if it is not the one with the test devices, and the kselftest of a suite.
-fn program(suite: &str) -> Option<(Option<Machine>, &str)> {
-    if let Some(program) = suite.strip_prefix("guest/") {
-        return Some((None, program));
+/// A guest that runs kselftests.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Guest {
+    /// One with the test devices.
+    Any,
+    /// The same, which can sleep, and is woken.
+    Sleeps,
+    /// One with QEMU's own devices.
+    Machine(Machine),
+}
+
+impl Guest {
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Any => selftests::SUITE,
+            Self::Sleeps => sleep::SUITE,
+            Self::Machine(machine) => machine.suite(),
+        }
     }
-    let (machine, program) = suite.rsplit_once('/')?;
-    let machine = Machine::ALL.into_iter().find(|m| m.suite() == machine)?;
-    Some((Some(machine), program))
+}
+
+/// The guest and the kselftest of a suite.
+fn program(suite: &str) -> Option<(Guest, &str)> {
+    let (guest, program) = suite.rsplit_once('/')?;
+    let machines = Machine::ALL.into_iter().map(Guest::Machine);
+    let guest = [Guest::Any, Guest::Sleeps]
+        .into_iter()
+        .chain(machines)
+        .find(|known| known.suite() == guest)?;
+    Some((guest, program))
 }
 
 fn list(tree: &Tree) -> Result<Vec<Mutant>> {
@@ -306,13 +328,13 @@ impl<'a> Lab<'a> {
     /// Runs the tests that are to kill mutants with the driver as it is.
     fn without_mutant(&self, mutants: &[Mutant]) -> Result<()> {
         let mut packages = BTreeSet::new();
-        // Of each machine, the programs and their cases.
-        let mut machines = BTreeMap::<Option<Machine>, BTreeMap<&str, BTreeSet<&str>>>::new();
+        // Of each guest, the programs and their cases.
+        let mut guests = BTreeMap::<Guest, BTreeMap<&str, BTreeSet<&str>>>::new();
         for mutant in mutants {
             if let Some(package) = mutant.suite.strip_prefix("host/") {
                 packages.insert(package);
-            } else if let Some((machine, program)) = program(&mutant.suite) {
-                let programs = machines.entry(machine).or_default();
+            } else if let Some((guest, program)) = program(&mutant.suite) {
+                let programs = guests.entry(guest).or_default();
                 let cases = programs.entry(program).or_default();
                 match mutant.cases.is_empty() {
                     true => _ = cases.insert("*"),
@@ -328,12 +350,12 @@ impl<'a> Lab<'a> {
         }
         // Each of them may take what it may with a mutant of its own.
         let times = u32::try_from(mutants.len())?;
-        for (machine, programs) in machines {
+        for (guest, programs) in guests {
             let programs: Vec<(&str, Vec<&str>)> = programs
                 .into_iter()
                 .map(|(program, cases)| (program, cases.into_iter().collect()))
                 .collect();
-            if let Fate::KilledBy(test) = self.guest(machine, &programs, PROGRAM * times, None)? {
+            if let Fate::KilledBy(test) = self.guest(guest, &programs, PROGRAM * times, None)? {
                 bail!("{test} fails without a mutant");
             }
         }
@@ -348,10 +370,10 @@ impl<'a> Lab<'a> {
         write(&mutant.apply(&whole)?)?;
         let fate = match (mutant.suite.strip_prefix("host/"), program(&mutant.suite)) {
             (Some(package), _) => self.host(package),
-            (_, Some((machine, program))) => {
+            (_, Some((guest, program))) => {
                 let cases = mutant.cases.iter().map(String::as_str).collect();
                 let device = mutant.file.starts_with(DEVICE).then(|| self.copy.clone());
-                self.guest(machine, &[(program, cases)], PROGRAM, device)
+                self.guest(guest, &[(program, cases)], PROGRAM, device)
             }
             _ => bail!("no suite"),
         };
@@ -395,7 +417,7 @@ impl<'a> Lab<'a> {
     /// time if there is one.
     fn guest(
         &self,
-        machine: Option<Machine>,
+        guest: Guest,
         programs: &[(&str, Vec<&str>)],
         within: Duration,
         device: Option<Tree>,
@@ -410,7 +432,7 @@ impl<'a> Lab<'a> {
             ..self.config.clone()
         };
 
-        let suite = machine.map_or(selftests::SUITE, Machine::suite);
+        let suite = guest.suite();
         let mut running = None;
         let on_line = |line: &str, _: &mut device::Devices| {
             if let Some(program) = line.strip_prefix(BEGIN) {
@@ -425,9 +447,13 @@ impl<'a> Lab<'a> {
             Ok(())
         };
         let (tree, kernel, job) = (self.tree, self.kernel, self.job(programs));
-        let outcome = match machine {
-            None => guest::run(tree, kernel, "mutate", &config, &job, on_line),
-            Some(machine) => {
+        let outcome = match guest {
+            Guest::Any => guest::run(tree, kernel, "mutate", &config, &job, on_line),
+            Guest::Sleeps => {
+                config.devices = device::that_sleep();
+                sleep::run(tree, kernel, "mutate", &mut config, &job, on_line)
+            }
+            Guest::Machine(machine) => {
                 config.deadline *= OWN_QEMU;
                 let config = machines::config(tree, machine, &config)?;
                 machines::run(tree, kernel, "mutate", &config, &job, on_line)
@@ -518,6 +544,18 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
         let problems = check(&Tree::copy_at(root)).unwrap();
         assert!(problems.is_empty(), "{problems:#?}");
+    }
+
+    #[test]
+    fn the_guest_of_a_suite() {
+        let known = |suite| program(suite).map(|(guest, program)| (guest.suite(), program));
+        assert_eq!(known("guest/a.py"), Some(("guest", "a.py")));
+        assert_eq!(known("sleep/a.py"), Some(("sleep", "a.py")));
+        let machine = Some(("qemu/pci-split", "a.py"));
+        assert_eq!(known("qemu/pci-split/a.py"), machine);
+        for suite in ["a.py", "nowhere/a.py", "host/p", "qemu/a.py"] {
+            assert_eq!(known(suite), None, "{suite}");
+        }
     }
 
     #[test]
