@@ -12,6 +12,7 @@ use kernel::{
 };
 
 use crate::{
+    suspend::Turnstile,
     Device,
     Feature, //
 };
@@ -155,17 +156,39 @@ impl<T: ConfigValue> Field<T> {
 /// }
 /// # fn main() {}
 /// ```
-pub struct Config<'a>(&'a Device<Bound>);
+pub struct Config<'a> {
+    dev: &'a Device<Bound>,
+    /// Where reads pass. [`None`] before the device is in operation.
+    reads: Option<&'a Turnstile>,
+}
 
 impl<'a> Config<'a> {
     pub(crate) fn new(dev: &'a Device<Bound>) -> Self {
-        Self(dev)
+        Self {
+            dev,
+            reads: Some(dev.common().controller.config_reads()),
+        }
+    }
+
+    /// That of a device which nothing is kept for yet.
+    pub(crate) fn of_unprobed(dev: &'a Device<Bound>) -> Self {
+        Self { dev, reads: None }
+    }
+
+    /// Calls `read`, which reads the configuration space, when the device has answered what it is
+    /// asked.
+    fn when_answered<R>(&self, mut read: impl FnMut() -> R) -> R {
+        match self.reads {
+            Some(reads) => reads.pass(read),
+            None => read(),
+        }
     }
 
     /// Reads a field.
     ///
     /// The value is consistent: it is read again if the device changed its configuration
-    /// meanwhile. May sleep.
+    /// meanwhile. While the device is asked to suspend or to resume it is not read before the
+    /// answer, or the end of the request. May sleep.
     ///
     /// # Errors
     ///
@@ -222,7 +245,7 @@ impl<'a> Config<'a> {
         write: impl FnOnce(&Transaction<'_, '_>) -> Result,
         read: impl Fn(&Fields<'_>) -> Result<R>,
     ) -> Result<R> {
-        self.0.common().controller.while_running(|| {
+        self.dev.common().controller.while_running(|| {
             write(&Transaction(&self.fields()))?;
             self.snapshot(read)
         })?
@@ -231,39 +254,41 @@ impl<'a> Config<'a> {
     fn fields(&self) -> Fields<'_> {
         Fields {
             config: self,
-            modern: self.0.has_feature(Feature::VERSION_1),
+            modern: self.dev.has_feature(Feature::VERSION_1),
         }
     }
 
     /// Returns the generation of the configuration, which the device changes when it changes the
     /// configuration; 0 if the transport has none. May sleep.
     pub fn generation(&self) -> u32 {
-        let vdev = self.0.as_raw();
+        let vdev = self.dev.as_raw();
 
         // SAFETY: By the type invariant of `Device`, `vdev` is a valid `struct virtio_device`, and
         // a device that is bound has the operations of its transport.
         match unsafe { (*(*vdev).config).generation } {
             // SAFETY: The operation takes the device that it belongs to. It may sleep, as the
             // caller was told.
-            Some(generation) => unsafe { generation(vdev) },
+            Some(generation) => self.when_answered(|| unsafe { generation(vdev) }),
             None => 0,
         }
     }
 
     fn read_bytes(&self, offset: u32, bytes: &mut [u8]) {
-        let vdev = self.0.as_raw();
+        let vdev = self.dev.as_raw();
 
         // SAFETY: As in `generation`.
         if let Some(get) = unsafe { (*(*vdev).config).get } {
             // SAFETY: `bytes` is valid for writing as many bytes as are asked for, and they fit
             // into `u32`: the longest scalar has 8. The offset is that of a `Field` of this device
             // type, see `Field::new`.
-            unsafe { get(vdev, offset, bytes.as_mut_ptr().cast(), bytes.len() as u32) };
+            self.when_answered(|| unsafe {
+                get(vdev, offset, bytes.as_mut_ptr().cast(), bytes.len() as u32)
+            });
         }
     }
 
     fn write_bytes(&self, offset: u32, bytes: &mut [u8]) {
-        let vdev = self.0.as_raw();
+        let vdev = self.dev.as_raw();
 
         // SAFETY: As in `generation`.
         if let Some(set) = unsafe { (*(*vdev).config).set } {
@@ -313,7 +338,7 @@ impl Fields<'_> {
 
     /// Checks that the device has a field.
     fn check<T: ConfigValue>(&self, field: &Field<T>) -> Result {
-        let dev = self.config.0;
+        let dev = self.config.dev;
         if dev.device_type() != field.device_type {
             return Err(EINVAL);
         }

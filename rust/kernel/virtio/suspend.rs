@@ -45,7 +45,8 @@ mod trace;
 
 pub(crate) use self::config::{
     ConfigChanges,
-    Switch, //
+    Switch,
+    Turnstile, //
 };
 pub(crate) use self::controller::{
     negotiate,

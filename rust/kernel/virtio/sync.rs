@@ -97,6 +97,12 @@ impl Completion {
             Ok(left > 0)
         }
     }
+
+    /// As above, for a task that goes on to wait when it has been killed.
+    pub fn wait_timeout(&self, timeout: Jiffies) -> bool {
+        // SAFETY: `self.inner` has been initialised by `new`.
+        unsafe { bindings::wait_for_completion_timeout(self.inner.get(), timeout) > 0 }
+    }
 }
 
 /// A scope in which no allocation of this task waits for I/O, see `memalloc_noio_save`.

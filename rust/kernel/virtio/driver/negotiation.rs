@@ -19,6 +19,7 @@ use super::{
 use crate::{
     bindings,
     config::{
+        Config,
         ConfigValue,
         Field, //
     },
@@ -60,7 +61,7 @@ impl Negotiation<'_> {
     ///
     /// As for [`Config::read`](crate::config::Config::read).
     pub fn read<T: ConfigValue>(&self, field: &Field<T>) -> Result<T> {
-        self.0.config().read(field)
+        Config::of_unprobed(self.0).read(field)
     }
 }
 

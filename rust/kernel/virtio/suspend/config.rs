@@ -1,19 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Holding back configuration changes while a device is suspended (rule D12).
+//! Holding back configuration changes while a device is suspended (rule D12), and accesses to the
+//! configuration space.
 
 use kernel::{
     device::Bound,
-    sync::atomic::{
-        Atomic,
-        Full, //
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Full, //
+        },
+        Mutex, //
     },
+    time::msecs_to_jiffies,
 };
 
 use crate::{
     bindings,
+    sync::{
+        lock_class,
+        Completion, //
+    },
     Device, //
 };
+
+/// How long whoever waits for a [`Turnstile`] goes without looking at it, in milliseconds.
+const LOOK_MS: u32 = 1_000;
 
 /// By which of the virtio core's two switches they are held back.
 #[derive(Clone, Copy)]
@@ -68,5 +81,74 @@ impl ConfigChanges {
                 Switch::Core => bindings::virtio_config_core_enable(vdev),
             }
         };
+    }
+}
+
+/// Where accesses to the configuration space pass, unless they are held back.
+#[pin_data]
+pub(crate) struct Turnstile {
+    /// Locked by whoever passes, so that nobody is half way when it is closed.
+    #[pin]
+    closed: Mutex<bool>,
+    /// Done when it is open.
+    #[pin]
+    opened: Completion,
+}
+
+impl Turnstile {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        let closed = lock_class!(c"suspend::Turnstile::closed");
+        pin_init!(Self {
+            closed <- Mutex::new(false, closed.0, closed.1),
+            opened <- Completion::new(),
+        })
+    }
+
+    /// Holds back whoever comes from now on, and waits for those who are passing. May sleep.
+    pub(crate) fn close(&self) {
+        let mut closed = self.closed.lock();
+        self.opened.reinit();
+        *closed = true;
+    }
+
+    /// Lets all pass again. May sleep.
+    pub(crate) fn open(&self) {
+        *self.closed.lock() = false;
+        self.opened.complete_all();
+    }
+
+    /// Calls `access` if it is open.
+    fn try_pass<R>(&self, access: impl FnOnce() -> R) -> Option<R> {
+        let closed = self.closed.lock();
+        if *closed {
+            return None;
+        }
+        Some(access())
+    }
+
+    /// Calls `access` as soon as it is open. May sleep.
+    ///
+    /// In the middle of that it is not closed. It must not pass the turnstile again.
+    pub(crate) fn pass<R>(&self, mut access: impl FnMut() -> R) -> R {
+        loop {
+            if let Some(result) = self.try_pass(&mut access) {
+                return result;
+            }
+            // Never for long at a time: who waits here has not hung.
+            self.opened.wait_timeout(msecs_to_jiffies(LOOK_MS));
+        }
+    }
+
+    /// As above, unless the task is killed while it waits: then nothing is called.
+    pub(crate) fn pass_killable(&self, mut access: impl FnMut()) {
+        while self.try_pass(&mut access).is_none() {
+            if self
+                .opened
+                .wait_killable_timeout(msecs_to_jiffies(LOOK_MS))
+                .is_err()
+            {
+                return;
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ use kernel::{
 };
 
 use super::{
+    config::Turnstile,
     debugfs::{
         Directory,
         Records, //
@@ -190,6 +191,9 @@ pub(crate) struct Controller {
     /// way, and looked at with `inner` locked.
     sleeping: Atomic<bool>,
     member: Member,
+    /// Where reads of the configuration space pass.
+    #[pin]
+    config_reads: Turnstile,
     /// What others have done to the device by a reset.
     fate: FateCell,
     /// Looks at a device, see [`Controller::look`].
@@ -236,6 +240,7 @@ impl Controller {
             interruption <- Interruption::new(),
             sleeping: Atomic::new(false),
             member: Member::new()?,
+            config_reads <- Turnstile::new(),
             fate: FateCell::new(),
             watch <- Later::new(look),
             attended <- Completion::new(),
@@ -265,6 +270,12 @@ impl Controller {
     /// Returns what others have done to the device by a reset, for whoever hears of that.
     pub(crate) fn fate(&self) -> &FateCell {
         &self.fate
+    }
+
+    /// Returns where reads of the configuration space pass: not between a request to the device and
+    /// its answer (rules D3 and D8).
+    pub(crate) fn config_reads(&self) -> &Turnstile {
+        &self.config_reads
     }
 
     /// Returns whether the device is watched, and recovered when it fails.

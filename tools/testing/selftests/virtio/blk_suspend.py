@@ -35,6 +35,7 @@ from blk_lib import (
     what_freezes,
     works,
 )
+from patience_lib import GOALS, read_when_answered
 from uring_lib import PolledReads
 
 SECONDS = int(os.environ.get("BLK_SECONDS", "8"))
@@ -332,6 +333,12 @@ def cache_type():
     target.dev.request("resume")
     target.write_file("cache_type", "write through")
     target.write_file("cache_type", "write back")
+
+
+@case("cache_type is read when the device has answered a {goal}", goal=GOALS)
+def cache_type_read(goal):
+    target = disk()
+    read_when_answered(target.dev, goal, lambda: target.read_file("cache_type"))
 
 
 @case("a change of the capacity while suspended is seen after the resume")

@@ -29,6 +29,7 @@ from patience_lib import (
     can_be_killed,
     ends_in_time,
     ends_with_the_driver,
+    read_when_answered,
     refuse_to,
     relent,
 )
@@ -439,6 +440,12 @@ def cache_type(_driver, devices):
     dev.request("resume")
     expect(path.read_text().strip(), wanted, "the mode")
     path.write_text(before)
+
+
+@case("the mode of the cache is read when the device has answered a {goal}", goal=GOALS)
+@on_disk
+def cache_type_read(_driver, devices, goal):
+    read_when_answered(devices[0], goal, (disk_of(devices[0]) / "cache_type").read_text)
 
 
 @case("the serial number is read after the resume")

@@ -84,6 +84,28 @@ def can_be_killed(dev, goal):
     require(dev.read("last_error").startswith("EINTR "), "last_error does not say so")
 
 
+def read_when_answered(dev, goal, read):
+    """What makes the driver read the configuration waits until the device has answered a request:
+    until then only the status may be read (rules D3 and D8).
+    """
+    before = read()
+    if goal == "resume":
+        dev.request("suspend")
+    mailbox = dev.need_mailbox()
+    mailbox.clear()
+    mailbox.set(**{f"delay_{goal}_ms": SHORT_MS})
+    child = request_in_child(dev, goal)
+    # It is read, written, and read again until it is another one than the first time.
+    wait_for(lambda: len(mailbox.status_log()) > 2, "the device has been asked")
+    expect(read(), before, "what is read")
+    _, _, pending, *answers = mailbox.status_log()
+    require(set(answers) - {pending}, "it was read before the device had answered")
+    expect(child.errno(within=5 * PROMPT), "success", goal)
+    mailbox.set(**{f"delay_{goal}_ms": 0})
+    if goal == "suspend":
+        dev.request("resume")
+
+
 # How long a device takes for a reset that is not waited for, in milliseconds.
 RESET_MS = 4 * (SHORT_MS + 1000)
 

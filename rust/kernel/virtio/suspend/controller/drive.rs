@@ -48,6 +48,20 @@ impl Controller {
         goal: Goal,
         patience: &Patience<'_>,
     ) -> Result<(), Refusal> {
+        self.config_reads.close();
+        let result = self.drive_alone(dev, revision, goal, patience);
+        self.config_reads.open();
+        result
+    }
+
+    /// As above, while nobody reads the configuration.
+    fn drive_alone(
+        &self,
+        dev: &Device<Bound>,
+        revision: Revision,
+        goal: Goal,
+        patience: &Patience<'_>,
+    ) -> Result<(), Refusal> {
         // CAST: It is not negative.
         let timeout_ns = patience.left().as_nanos() as u64;
         let started = Instant::<Monotonic>::now();

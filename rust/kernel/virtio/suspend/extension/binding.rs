@@ -41,7 +41,8 @@ use crate::{
     suspend::{
         config::{
             ConfigChanges,
-            Switch, //
+            Switch,
+            Turnstile, //
         },
         controller::Controller,
         failure::Failure,
@@ -56,7 +57,6 @@ use crate::{
         state_machine::Outcome,
         sysfs::Files, //
     },
-    sync::Completion,
     Device, //
 };
 
@@ -68,9 +68,6 @@ const PARENT_STEP_MS: i64 = 2;
 
 /// How often it is looked what became of a device that others have reset, in milliseconds.
 const RESET_STEP_MS: u32 = 1_000;
-
-/// How long a killed writer to the configuration space may go unnoticed, in milliseconds.
-const WRITER_MS: u32 = 1_000;
 
 /// Why SUSPEND has not been negotiated, if it has not.
 #[derive(Clone, Copy)]
@@ -137,12 +134,9 @@ pub(super) struct Binding {
     #[pin]
     gated: Mutex<Option<Gated>>,
     config_changes: ConfigChanges,
-    /// Whether writers to the configuration space have to wait.
+    /// Where writes to the configuration space pass.
     #[pin]
-    config_held: Mutex<bool>,
-    /// Done when they need not.
-    #[pin]
-    config_released: Completion,
+    config_writes: Turnstile,
     /// Set while the controller itself resets the device.
     recovering: Atomic<bool>,
     /// Looks what became of a device that others have reset.
@@ -170,8 +164,7 @@ impl Binding {
                 is_gated: Atomic::new(false),
                 gated <- new_mutex!(None),
                 config_changes: ConfigChanges::new(Switch::Core),
-                config_held <- new_mutex!(false),
-                config_released <- Completion::new(),
+                config_writes <- Turnstile::new(),
                 recovering: Atomic::new(false),
                 reset_work <- Later::new(look_after_reset),
                 bed: Bed::new(in_domain),
@@ -308,35 +301,23 @@ impl Binding {
 
     /// Calls `write`, which writes to the configuration space, when the device is not suspended.
     /// May sleep. If the task is killed while it waits for that, nothing is written.
-    pub(super) fn write_config(&self, write: impl FnOnce()) {
-        loop {
-            let held = self.config_held.lock();
-            if !*held {
-                // The lock is held, so that the device is not suspended meanwhile.
-                write();
-                return;
-            }
-            drop(held);
-            if self
-                .config_released
-                .wait_killable_timeout(msecs_to_jiffies(WRITER_MS))
-                .is_err()
-            {
-                return;
-            }
-        }
+    pub(super) fn write_config(&self, write: impl FnMut()) {
+        self.config_writes.pass_killable(write);
+    }
+
+    /// Calls `read`, which reads the configuration space, when the device has answered what it is
+    /// asked. May sleep, also if the task is killed: what is read is used.
+    pub(super) fn read_config<R>(&self, read: impl FnMut() -> R) -> R {
+        self.controller.config_reads().pass(read)
     }
 
     fn hold_config(&self, dev: &Device<Bound>) {
         self.config_changes.hold(dev);
-        let mut held = self.config_held.lock();
-        self.config_released.reinit();
-        *held = true;
+        self.config_writes.close();
     }
 
     fn release_config(&self, dev: &Device<Bound>) {
-        *self.config_held.lock() = false;
-        self.config_released.complete_all();
+        self.config_writes.open();
         self.config_changes.release(dev);
     }
 

@@ -132,7 +132,9 @@ pub(super) fn in_front_of(transport: &virtio_config_ops) -> virtio_config_ops {
     replace(&mut ops.get_status, get_status);
     replace(&mut ops.set_status, set_status);
     replace(&mut ops.reset, reset);
+    replace(&mut ops.get, get);
     replace(&mut ops.set, set);
+    replace(&mut ops.generation, generation);
     replace(&mut ops.disable_vq_and_reset, disable_vq_and_reset);
     ops
 }
@@ -304,6 +306,40 @@ unsafe extern "C" fn reset(vdev: *mut virtio_device) {
     if let Some(reset) = ops.reset {
         // SAFETY: As above.
         unsafe { reset(vdev) };
+    }
+}
+
+/// Reads the device configuration space, but not between a request to the device and its answer
+/// (rules D3 and D8): then the reader waits, for as long as the request may take.
+unsafe extern "C" fn get(vdev: *mut virtio_device, offset: c_uint, buf: *mut c_void, len: c_uint) {
+    // SAFETY: As in `finalize_features`.
+    let behind = unsafe { Behind::of(vdev) };
+    let read = || {
+        if let Some(get) = behind.ops().get {
+            // SAFETY: As above; the buffer is the caller's, which waits.
+            unsafe { get(vdev, offset, buf, len) };
+        }
+    };
+
+    match behind.binding() {
+        Some(binding) => binding.read_config(read),
+        None => read(),
+    }
+}
+
+/// Reads the generation of the configuration, as above.
+unsafe extern "C" fn generation(vdev: *mut virtio_device) -> u32 {
+    // SAFETY: As in `finalize_features`.
+    let behind = unsafe { Behind::of(vdev) };
+    let read = || match behind.ops().generation {
+        // SAFETY: As above.
+        Some(generation) => unsafe { generation(vdev) },
+        None => 0,
+    };
+
+    match behind.binding() {
+        Some(binding) => binding.read_config(read),
+        None => read(),
     }
 }
 
