@@ -27,6 +27,7 @@ import errno
 import faulthandler
 import fnmatch
 import functools
+import heapq
 import itertools
 import json
 import mmap
@@ -73,6 +74,8 @@ PROMPT = 2.0 * SLOWNESS * SHARE
 CASE_SECONDS = 40 * SLOWNESS * SHARE
 # No file takes longer: less than `settings` says.
 FILE_SECONDS = 590 * SLOWNESS
+# How many of the longest cases are named in the end, of those that take so many seconds.
+LONGEST, LONG = 5, 5.0
 
 COMPLAINT = re.compile(
     r"WARNING:|BUG:|Oops|general protection fault|KASAN|UBSAN|unreferenced object"
@@ -933,12 +936,14 @@ def run(block=False, input=False):
         skip_all("no device that can be suspended")
 
     before = {dev.name: dev.read("timeout_ms") for dev in _devices}
+    took = []
     log = KernelLog()
     ksft.set_plan(len(cases))
     try:
         _restore()
         _objections()
         for text, function, arguments in cases:
+            began = time.monotonic()
             try:
                 problems = _run_case(function, arguments, log)
             except Skip as reason:
@@ -948,6 +953,10 @@ def run(block=False, input=False):
             for problem in problems:
                 ksft.print_msg(problem)
             ksft.test_result(not problems, text)
+            took.append((time.monotonic() - began, text))
+        for seconds, text in heapq.nlargest(LONGEST, took):
+            if seconds >= LONG:
+                ksft.print_msg(f"{seconds:.0f} s: {text}")
     finally:
         modules.load()
         for dev in _devices:
