@@ -4,7 +4,7 @@
 //!
 //! The drivers stay as they are: see `virtio::suspend::extension`, and for what an operator has to
 //! know, Documentation/admin-guide/virtio-suspend.rst. Here are the drivers that can be stopped,
-//! one file for each.
+//! one file for each, and those that can't.
 
 use kernel::prelude::*;
 use virtio::suspend::extension::{
@@ -14,10 +14,21 @@ use virtio::suspend::extension::{
 
 #[path = "virtio_suspend/block.rs"]
 mod block;
+#[path = "virtio_suspend/entropy.rs"]
+mod entropy;
+#[path = "virtio_suspend/input.rs"]
+mod input;
 #[path = "virtio_suspend/net.rs"]
 mod net;
+#[path = "virtio_suspend/refused.rs"]
+mod refused;
 
-static QUIESCERS: &[&dyn Quiescer] = &[&block::VirtioBlk, &net::VirtioNet];
+static QUIESCERS: &[&dyn Quiescer] = &[
+    &block::VirtioBlk,
+    &entropy::VirtioRng,
+    &input::VirtioInput,
+    &net::VirtioNet,
+];
 
 struct VirtioSuspend {
     _extension: Extension,
@@ -26,7 +37,7 @@ struct VirtioSuspend {
 impl kernel::Module for VirtioSuspend {
     fn init(module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
-            _extension: Extension::new(module, QUIESCERS)?,
+            _extension: Extension::new(module, QUIESCERS, refused::REFUSED)?,
         })
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/blkdev.h>
+#include <linux/hw_random.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
 #include <linux/nospec.h>
@@ -124,6 +125,17 @@ bool rust_virtio_helper_device_trylock(struct device *dev)
 void rust_virtio_helper_device_unlock(struct device *dev)
 {
 	device_unlock(dev);
+}
+
+/* What virtio-rng has registered for a device that it is bound to; NULL if that can't be told. */
+struct hwrng *rust_virtio_helper_virtio_rng_hwrng(struct virtio_device *vdev)
+{
+	struct hwrng *rng = vdev->priv;
+
+	/* Its data begin with it, and it refers to them. */
+	if (!rng || ksize(rng) < sizeof(*rng) || rng->priv != (unsigned long)rng)
+		return NULL;
+	return rng->read && rng->cleanup ? rng : NULL;
 }
 
 void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev)

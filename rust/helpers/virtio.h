@@ -14,6 +14,7 @@
 #include <linux/completion.h>
 #include <linux/dma-mapping.h>
 #include <linux/hdreg.h>
+#include <linux/hw_random.h>
 #include <linux/idr.h>
 #include <linux/netdevice.h>
 #include <linux/virtio.h>
@@ -36,6 +37,7 @@ bool rust_virtio_helper_system_is_going_down(void);
 void rust_virtio_helper_virtio_config_core_disable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_config_core_enable(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_set_priv(struct virtio_device *vdev, void *priv);
+struct hwrng *rust_virtio_helper_virtio_rng_hwrng(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_device_ready(struct virtio_device *vdev);
 void rust_virtio_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
 u16 rust_virtio_helper_vring_avail_idx(const struct virtqueue *vq);

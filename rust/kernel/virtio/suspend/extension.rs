@@ -21,16 +21,21 @@
 //! - While a device's driver is gated, a reference keeps the module of the quiescers loaded.
 //! - Operations in place of those of a network interface are there while it is held, and until RTNL
 //!   could be had after that, which is waited for when the extension is unregistered. See
-//!   [`interface::drain`].
+//!   [`interface::drain`]. So are the callbacks that have been taken from a driver, see
+//!   [`callbacks`], and what is in place of a source of entropy's own operation, see [`entropy`].
 
 #[path = "extension/binding.rs"]
 mod binding;
 #[path = "extension/bus.rs"]
 mod bus;
+#[path = "extension/callbacks.rs"]
+mod callbacks;
 #[path = "extension/child.rs"]
 mod child;
 #[path = "extension/disk.rs"]
 mod disk;
+#[path = "extension/entropy.rs"]
+mod entropy;
 #[path = "extension/front.rs"]
 mod front;
 #[path = "extension/interface.rs"]
@@ -77,15 +82,23 @@ pub(super) use self::bus::{
     wake_up, //
 };
 pub use self::{
+    callbacks::Detached,
     disk::{
         Disk,
         FrozenDisk, //
+    },
+    entropy::{
+        HeldSource,
+        Source, //
     },
     interface::{
         HeldInterface,
         Interface, //
     },
-    virtqueues::Virtqueues,
+    virtqueues::{
+        Users,
+        Virtqueues, //
+    },
 };
 
 /// A device that is bound to a driver which knows nothing of SUSPEND.
@@ -135,6 +148,19 @@ pub trait Gate: Send {
     /// Whether the driver stays stopped while the system goes to sleep: if what it does to prepare
     /// for that lets it go on, the system must not sleep now.
     fn outlasts_sleep(&self) -> bool;
+}
+
+/// A driver that no quiescer can stop, and the reason.
+pub struct Refused {
+    driver: &'static CStr,
+    reason: &'static str,
+}
+
+impl Refused {
+    /// The file `last_error` shows the reason. It is meant for people.
+    pub const fn new(driver: &'static CStr, reason: &'static str) -> Self {
+        Self { driver, reason }
+    }
 }
 
 /// A device of the bus.
@@ -201,9 +227,37 @@ impl Entry {
     }
 }
 
+/// What an extension knows of drivers.
+#[derive(Clone, Copy)]
+struct Known {
+    /// Of which the rest is part.
+    module: &'static ThisModule,
+    quiescers: &'static [&'static dyn Quiescer],
+    refused: &'static [Refused],
+}
+
+impl Known {
+    fn quiescer(&self, device_type: u32, driver: &CStr) -> Option<&'static dyn Quiescer> {
+        self.quiescers.iter().copied().find(|quiescer| {
+            quiescer.device_type() == device_type
+                && quiescer.driver().to_bytes() == driver.to_bytes()
+        })
+    }
+
+    /// Why there is no quiescer for a driver.
+    fn why_none(&self, driver: &CStr) -> &'static str {
+        self.refused
+            .iter()
+            .find(|refused| refused.driver.to_bytes() == driver.to_bytes())
+            .map_or("nothing is known that stops the driver", |refused| {
+                refused.reason
+            })
+    }
+}
+
 struct Table {
-    /// The module of the quiescers, and the quiescers. [`None`] if there is no extension.
-    known: Option<(&'static ThisModule, &'static [&'static dyn Quiescer])>,
+    /// [`None`] if there is no extension.
+    known: Option<Known>,
     entries: KVec<Arc<Entry>>,
 }
 
@@ -225,6 +279,7 @@ global_lock! {
 pub(crate) fn init_table() {
     // SAFETY: A module is loaded once, and this is called from its init function only.
     unsafe { TABLE.init() };
+    callbacks::init();
 }
 
 /// Returns the entry of a device. `dev` is only compared.
@@ -270,7 +325,8 @@ pub struct Extension {
 }
 
 impl Extension {
-    /// Registers an extension with its quiescers, which are part of `module`. May sleep.
+    /// Registers an extension with its quiescers, and the drivers that are known to have none. Both
+    /// are part of `module`. May sleep.
     ///
     /// # Errors
     ///
@@ -278,13 +334,18 @@ impl Extension {
     pub fn new(
         module: &'static ThisModule,
         quiescers: &'static [&'static dyn Quiescer],
+        refused: &'static [Refused],
     ) -> Result<Self> {
         {
             let mut table = TABLE.lock();
             if table.known.is_some() {
                 return Err(EBUSY);
             }
-            table.known = Some((module, quiescers));
+            table.known = Some(Known {
+                module,
+                quiescers,
+                refused,
+            });
         }
         // From here on dropping it undoes all.
         let mut this = Self { watch: None };
@@ -316,6 +377,7 @@ impl Drop for Extension {
         }
         self.watch = None;
         interface::drain();
+        callbacks::drain();
         front::drain();
         let entries = core::mem::take(&mut TABLE.lock().entries);
         drop(entries);

@@ -76,8 +76,8 @@ pub(super) enum Obstacle {
     NotNegotiated,
     /// The driver was bound before there was an extension.
     Rebind,
-    /// No quiescer is for the driver.
-    NoQuiescer,
+    /// No quiescer is for the driver, for that reason.
+    NoQuiescer(&'static str),
 }
 
 /// Why a device could not be initialised again.
@@ -395,7 +395,7 @@ impl Operations for Binding {
                 "rebind",
                 "the driver was bound before virtio_suspend was loaded",
             ),
-            Obstacle::NoQuiescer => ("no-quiescer", "nothing is known that stops the driver"),
+            Obstacle::NoQuiescer(why) => ("no-quiescer", why),
         }
     }
 

@@ -23,7 +23,7 @@ use super::{
     find_or_add,
     forget,
     Entry,
-    Quiescer,
+    Known,
     TABLE, //
 };
 use crate::{
@@ -154,26 +154,23 @@ pub(super) fn driver_has_42(dev: &Device) -> bool {
     })
 }
 
-/// Returns the quiescer of the device's driver, and whether there is an extension at all that has
-/// to do with the driver.
-fn quiescer_for(dev: &Device) -> Option<Option<&'static dyn Quiescer>> {
+/// Returns what the extension, if there is one that has to do with the device's driver, knows of
+/// drivers, and its name. The device lock must be held.
+fn known_and_driver(dev: &Device) -> Option<(Known, &CStr)> {
     let driver = driver_of(dev)?;
     if is_native(&raw const driver.driver) {
         return None;
     }
-    let (_, quiescers) = TABLE.lock().known?;
+    let known = TABLE.lock().known?;
     // SAFETY: A driver has a name, which is a string.
-    let name = unsafe { CStr::from_char_ptr(driver.driver.name) };
-
-    Some(quiescers.iter().copied().find(|quiescer| {
-        quiescer.device_type() == dev.device_type()
-            && quiescer.driver().to_bytes() == name.to_bytes()
-    }))
+    Some((known, unsafe { CStr::from_char_ptr(driver.driver.name) }))
 }
 
 /// A driver is about to be bound: has its probe negotiate SUSPEND, if its quiescer is known.
 fn bind(dev: &Device) {
-    let Some(Some(quiescer)) = quiescer_for(dev) else {
+    let quiescer =
+        known_and_driver(dev).and_then(|(known, driver)| known.quiescer(dev.device_type(), driver));
+    let Some(quiescer) = quiescer else {
         return;
     };
     match find_or_add(dev) {
@@ -194,19 +191,17 @@ fn bound(dev: &Device<Bound>) {
 }
 
 fn try_bound(dev: &Device<Bound>) -> Result {
-    let Some(quiescer) = quiescer_for(dev) else {
+    let Some((known, driver)) = known_and_driver(dev) else {
         return Ok(());
     };
-    let Some((module, _)) = TABLE.lock().known else {
-        return Ok(());
-    };
+    let quiescer = known.quiescer(dev.device_type(), driver);
     let entry = find_or_add(dev)?;
     let in_front = entry.bound.lock().quiescer.is_some();
     let has_42 = driver_has_42(dev);
     // Without our doing it can only have been negotiated by an extension that was there before.
     let revision = quiescer.and_then(|_| revision(dev, has_42));
     let obstacle = match quiescer {
-        None => Obstacle::NoQuiescer,
+        None => Obstacle::NoQuiescer(known.why_none(driver)),
         Some(_) if !in_front && revision.is_none() && negotiate_offered(dev, has_42).is_some() => {
             Obstacle::Rebind
         }
@@ -214,7 +209,7 @@ fn try_bound(dev: &Device<Bound>) -> Result {
     };
 
     let in_domain = entry.is_in_domain();
-    let binding = Binding::new(module, quiescer, obstacle, revision, in_domain)?;
+    let binding = Binding::new(known.module, quiescer, obstacle, revision, in_domain)?;
     let take_over = revision.is_some() && !in_front;
     {
         let mut state = entry.bound.lock();

@@ -52,11 +52,11 @@ static INSIDE: Atomic<usize> = Atomic::new(0);
 /// How many calls have begun to, ever.
 static ENTERED: Atomic<usize> = Atomic::new(0);
 
-/// A call that runs through an operation of this file.
-struct Inside(());
+/// A call that runs through an operation of this file, or stands in for one of another driver.
+pub(super) struct Inside(());
 
 impl Inside {
-    fn enter() -> Self {
+    pub(super) fn enter() -> Self {
         INSIDE.fetch_add(1, Full);
         ENTERED.fetch_add(1, Full);
         Self(())

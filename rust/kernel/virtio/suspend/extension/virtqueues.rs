@@ -8,15 +8,41 @@ use kernel::{
     sync::barrier::smp_mb, //
 };
 
+use super::callbacks::Detached;
 use crate::{
     bindings::{
         self,
         virtqueue, //
     },
     queue::Record,
+    suspend::failure::Failure,
     Device,
     Feature, //
 };
+
+/// Who uses virtqueues, besides callbacks.
+#[derive(Clone, Copy)]
+pub enum Users {
+    /// They have interrupts, preemption or bottom halves disabled, or are in an RCU read-side
+    /// critical section, from before they look whether a virtqueue is open until they are done.
+    Atomic,
+    /// Tasks, which may be preempted meanwhile, but do not sleep.
+    Tasks,
+}
+
+impl Users {
+    /// Waits until whoever uses a virtqueue now is done. May sleep, and nothing ends that early:
+    /// whoever is waited for goes on by itself.
+    pub fn wait(self) {
+        // SAFETY: The context may sleep.
+        unsafe {
+            match self {
+                Self::Atomic => bindings::synchronize_rcu(),
+                Self::Tasks => bindings::synchronize_rcu_tasks(),
+            }
+        }
+    }
+}
 
 /// All virtqueues of a device.
 ///
@@ -33,6 +59,27 @@ impl<'a> Virtqueues<'a> {
     /// Closes the virtqueues. An operation on one that is under way is not waited for. Any context.
     pub(super) fn close(&self) {
         self.0.break_queues();
+    }
+
+    /// Takes the callbacks of the driver away, and waits until none runs; they are put back and
+    /// called when what is returned is dropped, for which the virtqueues should be open. May sleep.
+    ///
+    /// The work that a callback has begun goes on. What is in the used rings stays there.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn detach(&self) -> Result<Detached, Failure> {
+        Detached::new(self.0).map_err(Failure::from)
+    }
+
+    /// Closes the virtqueues, and waits for whoever adds buffers or notifies the device and has not
+    /// seen that (rules D4, D5). May sleep.
+    ///
+    /// Nobody is waited for who runs a callback: see [`detach`](Virtqueues::detach).
+    pub fn close_for(&self, users: Users) {
+        self.close();
+        users.wait();
     }
 
     /// Opens the virtqueues again, and handles what the device has notified of meanwhile, or will
@@ -193,24 +240,22 @@ impl<'a> Virtqueues<'a> {
         });
     }
 
-    /// Calls `f` for each virtqueue, with interrupts disabled and the lock of their list held.
-    fn for_each<F: FnMut(*mut virtqueue)>(&self, mut f: F) {
-        unsafe extern "C" fn callback<F: FnMut(*mut virtqueue)>(
-            vq: *mut virtqueue,
-            data: *mut c_void,
-        ) {
-            // SAFETY: `data` is the closure below, which is used nowhere else meanwhile.
-            unsafe { (*data.cast::<F>())(vq) };
-        }
-
-        // SAFETY: By the type invariant of `Device` the pointer is valid; the closure outlives the
-        // call.
-        unsafe {
-            bindings::virtio_device_visit_vqs(
-                self.0.as_raw(),
-                Some(callback::<F>),
-                (&raw mut f).cast(),
-            )
-        };
+    fn for_each<F: FnMut(*mut virtqueue)>(&self, f: F) {
+        for_each(self.0, f);
     }
+}
+
+/// Calls `f` for each virtqueue of a device, with interrupts disabled and the lock of their list
+/// held: it is valid until `f` returns.
+pub(super) fn for_each<F: FnMut(*mut virtqueue)>(dev: &Device, mut f: F) {
+    unsafe extern "C" fn callback<F: FnMut(*mut virtqueue)>(vq: *mut virtqueue, data: *mut c_void) {
+        // SAFETY: `data` is the closure below, which is used nowhere else meanwhile.
+        unsafe { (*data.cast::<F>())(vq) };
+    }
+
+    // SAFETY: By the type invariant of `Device` the pointer is valid; the closure outlives the
+    // call.
+    unsafe {
+        bindings::virtio_device_visit_vqs(dev.as_raw(), Some(callback::<F>), (&raw mut f).cast())
+    };
 }
