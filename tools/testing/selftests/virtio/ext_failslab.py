@@ -9,11 +9,11 @@ Of what a driver allocates to bind, that is left out which virtio_suspend has no
 
 import failslab_lib as failing
 import suspend_lib
-from ext_lib import TYPES, each_driver
+from ext_lib import USUAL, each_driver
 from failslab_lib import prepare
 from suspend_lib import Modules, case, run
 
-NAMES = tuple(TYPES)
+NAMES = USUAL
 
 # A probe has hundreds of allocations.
 suspend_lib.CASE_SECONDS *= 5

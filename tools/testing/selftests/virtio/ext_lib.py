@@ -33,8 +33,15 @@ from suspend_lib import (
 )
 
 MODULE = "virtio_suspend"
-# The device types with a quiescer, and the directory of their drivers.
-TYPES = {"virtio_blk": (2, "drivers/block"), "virtio_net": (1, "drivers/net")}
+# The device types with a quiescer, and where their drivers are.
+TYPES = {
+    "virtio_blk": (2, "drivers/block/virtio_blk"),
+    "virtio_net": (1, "drivers/net/virtio_net"),
+    "virtio_rng": (4, "drivers/char/hw_random/virtio-rng"),
+    "virtio_input": (18, "drivers/virtio/virtio_input"),
+}
+# Those that most tests are about.
+USUAL = ("virtio_blk", "virtio_net")
 
 
 def is_loaded(module):
@@ -46,11 +53,11 @@ class Driver:
 
     def __init__(self, name):
         self.name = name
-        self.device_type, self.directory = TYPES[name]
+        self.device_type, self.stem = TYPES[name]
 
     def file(self):
-        kernel = Path("/usr/lib/modules", os.uname().release, "kernel", self.directory)
-        found = sorted(kernel.glob(f"{self.name}.ko*"))
+        kernel = Path("/usr/lib/modules", os.uname().release, "kernel")
+        found = sorted(kernel.glob(f"{self.stem}.ko*"))
         if not found:
             raise Skip(f"the kernel has no module {self.name}")
         return found[0]
@@ -179,14 +186,14 @@ def _resume_all():
 @contextlib.contextmanager
 def drivers(*names):
     """Those of the kernel's own drivers that have devices, not loaded yet, and no extension."""
-    found = [kernel_driver(name) for name in names or TYPES]
+    found = [kernel_driver(name) for name in names or USUAL]
     present = []
     for driver in found:
         with contextlib.suppress(Skip):
             driver.functions()
             present.append(driver)
     if not present:
-        raise Skip(f"no test device for {' or '.join(names or TYPES)}")
+        raise Skip(f"no test device for {' or '.join(names or USUAL)}")
     expect(unload(), "success", "unloading the extension")
     settings = {}
     for driver in present:

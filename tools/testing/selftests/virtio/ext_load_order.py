@@ -3,9 +3,12 @@
 """virtio_suspend and the kernel's own drivers: who is loaded first, what is unloaded when, and what
 becomes of devices that can't be suspended."""
 
+import contextlib
+import os
+import re
 from pathlib import Path
 
-from ext_lib import TYPES, drivers, each_driver, extend, load, unload
+from ext_lib import USUAL, drivers, each_driver, extend, load, unload
 from suspend_lib import (
     BUS,
     FAR_MS,
@@ -16,6 +19,7 @@ from suspend_lib import (
     case,
     device,
     expect,
+    expect_errno,
     modules,
     request_in_child,
     require,
@@ -26,7 +30,7 @@ from suspend_lib import (
 )
 
 # Modules come and go for minutes on a slow kernel: one driver has to do there.
-NAMES = tuple(TYPES)[: 1 if SLOWNESS > 1 else None]
+NAMES = USUAL[: 1 if SLOWNESS > 1 else None]
 
 
 @case("{name}: the extension is loaded first", name=NAMES)
@@ -146,23 +150,81 @@ def draft():
             dev.works()
 
 
-@case("a driver without a quiescer is left alone")
+TRACING = Path("/sys/kernel/tracing")
+# Through which PCI's transport reads the status of a device.
+PROBE = "p:suspend_test/status vp_modern_get_status caller=$stack0:symbol"
+
+
+def change_probes(text):
+    # There is no end to seek, which is what Python does to append.
+    fd = os.open(TRACING / "kprobe_events", os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def probed():
+    """Tells who had the transport read the status of a device."""
+    instance = TRACING / "instances/suspend_test"
+    try:
+        change_probes(PROBE)
+        instance.mkdir(exist_ok=True)
+    except OSError as error:
+        raise Skip(f"nothing can be probed: {error}") from None
+    enable = instance / "events/suspend_test/status/enable"
+    try:
+        enable.write_text("1")
+
+        def who(path):
+            (instance / "trace").write_text("")
+            (path / "status").read_text()
+            trace = (instance / "trace").read_text()
+            callers = re.findall(r"caller=(.*)", trace)
+            require(callers, f"nobody has read the status: {trace}")
+            return callers[0]
+
+        yield who
+    finally:
+        enable.write_text("0")
+        instance.rmdir()
+        change_probes("-:suspend_test/status")
+
+
+def left_alone():
+    """The devices whose drivers have no quiescer."""
+    found = [p for p in BUS.glob("*/suspend/revision") if p.read_text() == "no-quiescer\n"]
+    if not found:
+        raise Skip("every device has a quiescer")
+    return [path.parent.parent for path in found]
+
+
+@case("a driver without a quiescer is refused, by its name")
 def no_quiescer():
     with drivers():
         load()
-        found = [p for p in BUS.glob("*/suspend/revision") if p.read_text() == "no-quiescer\n"]
-        if not found:
-            raise Skip("every device has a quiescer")
-        for path in found:
-            try:
-                (path.parent / "request").write_text("suspend")
-            except OSError as error:
-                expect(error.errno, 95, "errno of a suspend")
-            else:
-                require(False, "a device without a quiescer was suspended")
-            expect((path.parent / "state").read_text(), "running\n", "state")
-            features = (path.parent.parent / "features").read_text()
-            expect(features[42:44], "00", "SUSPEND")
+        for path in left_alone():
+            request = path / "suspend/request"
+            expect_errno("EOPNOTSUPP", f"suspend of {path.name}", request.write_text, "suspend")
+            expect((path / "suspend/state").read_text(), "running\n", "state")
+            expect((path / "features").read_text()[42:44], "00", "SUSPEND")
+            name = (path / "driver").resolve().name
+            why = (path / "suspend/last_error").read_text()
+            require(name in why, f"last_error of a device of {name}: {why}")
+
+
+@case("a driver without a quiescer: its device keeps the operations of its transport")
+def no_quiescer_untouched():
+    with drivers("virtio_blk") as driver:
+        extended = extend(driver)[0]
+        with probed() as who:
+            # Else the next would show nothing.
+            caller = who(extended.path)
+            require("[rust_virtio]" in caller, f"the status of a disk is read by {caller}")
+            for path in left_alone():
+                caller = who(path)
+                require(caller.startswith("status_show"), f"that of {path.name} is, by {caller}")
 
 
 @case("the crate's own drivers beside it: loaded {order}", order=("before", "after"))

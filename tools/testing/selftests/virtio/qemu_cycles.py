@@ -84,9 +84,7 @@ def cycles(devices, moves=lambda: None):
     expect_counts(devices, before, times)
 
 
-@case(f"our entropy device: {CYCLES} cycles while it is read")
-def our_rng():
-    dev = entropy()
+def while_it_is_read(dev):
     select_rng(dev)
     with judged(virtio_rng=CYCLES), Reader() as reader:
         require(reader.get(5 * PROMPT), "no entropy comes")
@@ -97,6 +95,17 @@ def our_rng():
             require(reader.get(5 * PROMPT), "no entropy comes after the resume")
 
         cycles({"rng0": dev}, moves)
+
+
+@case(f"our entropy device: {CYCLES} cycles while it is read")
+def our_rng():
+    while_it_is_read(entropy())
+
+
+@case(f"the kernel's virtio_rng: {CYCLES} cycles while it is read")
+def kernel_rng():
+    with extended("virtio_rng") as devices:
+        while_it_is_read(devices["rng0"])
 
 
 def on_disks(devices):

@@ -149,6 +149,8 @@ def _of_type(number):
 def _id_of(name):
     """By which QEMU knows a device that has a driver; None if that can't be told yet."""
     path = BUS / name
+    if name in _of_type(TYPES["virtio_rng"]):
+        return "rng0"
     for serial in path.glob("block/*/serial"):
         return serial.read_text().strip()
     for address in path.glob("net/*/address"):
