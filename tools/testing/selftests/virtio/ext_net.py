@@ -3,7 +3,7 @@
 """virtio_suspend and the kernel's own virtio_net: what a network notices, and what it does not.
 
 Two network namespaces, joined by two test devices on a cable. EXT_NET_CYCLES says how often a
-device is suspended under load: 25 times by default, 8 on a slow kernel.
+device is suspended under load: 25 times by default, 5 on a slow kernel.
 """
 
 import os
@@ -41,7 +41,7 @@ from suspend_lib import (
     wait_for,
 )
 
-CYCLES = int(os.environ.get("EXT_NET_CYCLES", max(8, 25 // SLOWNESS)))
+CYCLES = int(os.environ.get("EXT_NET_CYCLES", max(5, 25 // SLOWNESS)))
 # Two namespaces take long to set up, and to look into, on a busy machine.
 suspend_lib.CASE_SECONDS *= 3
 

@@ -27,6 +27,8 @@ SHORT_MS = 400 * SLOWNESS
 # In which what was begun is taken back, in seconds, and what a busy machine may add.
 TAKE_BACK, SLACK = 1.0, 0.7 * SLOWNESS * SHARE
 GOALS = ("suspend", "resume")
+# For what takes a slow kernel long, and does not depend much on what is asked.
+SOME_GOALS = GOALS if SLOWNESS == 1 else GOALS[1:]
 
 
 def refuse_to(dev, goal):

@@ -10,6 +10,7 @@ from ext_lib import drivers, extend
 from patience_lib import (
     GOALS,
     RESETS,
+    SOME_GOALS,
     can_be_killed,
     ends_in_time,
     ends_with_the_driver,
@@ -68,7 +69,7 @@ def unbound(kind, goal):
 
 
 @case("{kind}: a {goal} of a device that needs a reset, and is slow with it, {how}", kind=DRIVERS,
-      goal=GOALS, how=RESETS)
+      goal=SOME_GOALS, how=RESETS)
 def slow_reset(kind, goal, how):
     RESETS[how](one(kind), goal)
 
