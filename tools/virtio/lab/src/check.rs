@@ -4,6 +4,7 @@
 
 use crate::circles;
 use crate::conformance;
+use crate::exports;
 use crate::kernel::Kernel;
 use crate::kselftest;
 use crate::modules;
@@ -30,6 +31,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("rustfmt, modules", rustfmt),
     ("clippy, modules", clippy),
     ("examples in the documentation", examples),
+    ("exports of the crate", exports),
     ("checkpatch", checkpatch),
     ("no unsafe in drivers and samples", no_unsafe),
     ("conformance", conformance),
@@ -142,6 +144,11 @@ fn examples(tree: &Tree, kernel: &Kernel) -> Result<bool> {
         println!("{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(output.status.success())
+}
+
+/// The crate exports nothing that is gone when it has been loaded.
+fn exports(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    report(&exports::check(tree, kernel)?)
 }
 
 fn brought(tree: &Tree, kernel: &Kernel) -> Result<bool> {

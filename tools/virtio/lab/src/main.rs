@@ -18,6 +18,7 @@ mod debug;
 mod demo;
 mod device;
 mod docs;
+mod exports;
 mod files;
 mod guest;
 mod init;
