@@ -75,7 +75,14 @@ fn plan(packages: &[String]) -> Result<String> {
 pub fn choose(series: Option<&str>) -> Result<KernelPackages> {
     let wanted = match series {
         None => format!("linux-image-{FLAVOUR}"),
-        Some(series) => format!("linux-image-{FLAVOUR}={series}.*"),
+        // The metapackage is that of the newest series only.
+        Some(series) => {
+            let prefix = format!("linux-image-{series}.");
+            let names = output_of(Command::new("apt-cache").args(["pkgnames", &prefix]))?;
+            newest(&names, &prefix)
+                .with_context(|| format!("apt offers no kernel of series {series}"))?
+                .into()
+        }
     };
     let packages = image(&plan(&[wanted])?).context("apt would install no kernel image")?;
     plan(&packages.with_version()).context(
@@ -83,6 +90,23 @@ pub fn choose(series: Option<&str>) -> Result<KernelPackages> {
          (MIRROR=…) or series (KERNEL_SERIES=…)",
     )?;
     Ok(packages)
+}
+
+/// The newest kernel out of names of packages that begin with its series.
+fn newest<'a>(names: &'a str, prefix: &str) -> Option<&'a str> {
+    let patch_level = |name: &str| {
+        let rest = name.strip_prefix(prefix)?;
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, rest) = rest.split_at(end);
+        // No other flavour, and nothing that belongs to the image.
+        let middle = rest.strip_suffix(FLAVOUR)?.strip_suffix('-')?;
+        (!middle.contains('-')).then_some(number.parse::<u32>().ok()?)
+    };
+    names
+        .lines()
+        .filter_map(|name| Some((patch_level(name)?, name)))
+        .max()
+        .map(|(_, name)| name)
 }
 
 /// The image out of a plan, in a line such as `Inst linux-image-7.3.4-cloud-amd64 (7.3.4-1 …)`.
@@ -128,6 +152,24 @@ Conf linux-image-7.3.4+deb13-cloud-amd64 (7.3.4-1~bpo13+1 Debian Backports:stabl
         );
         let without: Vec<&str> = PLAN.lines().take(2).collect();
         assert_eq!(image(&without.join("\n")), None);
+    }
+
+    #[test]
+    fn the_newest_kernel_of_a_series() {
+        let names = "\
+linux-image-7.2.9+deb13-cloud-amd64
+linux-image-7.2.12+deb13-amd64
+linux-image-7.2.12+deb13-cloud-amd64-dbg
+linux-image-7.2.12+deb13-cloud-amd64
+linux-image-7.2.13+deb13-rt-amd64
+linux-image-7.2.11+deb13-cloud-amd64
+";
+        let prefix = "linux-image-7.2.";
+        assert_eq!(
+            newest(names, prefix),
+            Some("linux-image-7.2.12+deb13-cloud-amd64")
+        );
+        assert_eq!(newest("", prefix), None);
     }
 
     #[test]

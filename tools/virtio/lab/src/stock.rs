@@ -28,7 +28,7 @@ struct State {
 /// Installs the kernel and rebuilds its Rust metadata, or finds that done.
 pub fn set_up(tree: &Tree, series: Option<&str>) -> Result<Kernel> {
     let dir = make_dir(PathBuf::from(STATE))?;
-    let path = dir.join("kernel.json");
+    let path = dir.join(state_file(series));
     let lock = File::create(dir.join("lock")).context("can't make the lock file")?;
     lock.lock_shared().context("can't lock")?;
     if let Some(kernel) = finished(&path, series) {
@@ -52,6 +52,14 @@ pub fn set_up(tree: &Tree, series: Option<&str>) -> Result<Kernel> {
     fs::write(&new, text).with_context(|| format!("can't write {}", new.display()))?;
     fs::rename(&new, &path).with_context(|| format!("can't write {}", path.display()))?;
     Ok(kernel)
+}
+
+/// Each series is kept beside the others.
+fn state_file(series: Option<&str>) -> String {
+    match series {
+        None => "kernel.json".into(),
+        Some(series) => format!("kernel-{series}.json"),
+    }
 }
 
 fn finished(path: &Path, series: Option<&str>) -> Option<Kernel> {
