@@ -22,7 +22,6 @@ use kernel::{
         Core, //
     },
     fmt,
-    interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::{
         atomic::{
@@ -50,6 +49,7 @@ use virtio::{
         IdAllocatorGuard,
         Major, //
     },
+    compat::LocalInterruptDisabled,
     suspend::{
         Failure,
         Native,

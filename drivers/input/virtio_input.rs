@@ -27,8 +27,6 @@ use kernel::{
         Core, //
     },
     devres::Devres,
-    interrupt::LocalInterruptDisabled,
-    new_spinlock_irq,
     prelude::*,
     str::CString,
     sync::{
@@ -37,12 +35,16 @@ use kernel::{
             Full, //
         },
         Arc,
-        ArcBorrow,
-        SpinLockIrq, //
+        ArcBorrow, //
     },
 };
 
 use virtio::{
+    compat::{
+        new_spinlock_irq,
+        LocalInterruptDisabled,
+        SpinLockIrq, //
+    },
     config::Fields,
     input::{
         self,

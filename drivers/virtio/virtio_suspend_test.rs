@@ -22,7 +22,6 @@ use kernel::{
         Core, //
     },
     device_id::IdArray,
-    interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::{
         atomic::{
@@ -34,6 +33,10 @@ use kernel::{
 };
 
 use virtio::{
+    compat::{
+        device_ids,
+        LocalInterruptDisabled, //
+    },
     suspend,
     Device,
     DeviceId,
@@ -101,7 +104,7 @@ struct TestData {
 struct TestDriver;
 
 // Not `virtio_device_table!`, which would have the module loaded for every device.
-static ID_TABLE: IdArray<DeviceId, (), 1> = IdArray::new_without_index([DeviceId::ANY]);
+static ID_TABLE: IdArray<DeviceId, (), 1> = device_ids([DeviceId::ANY]);
 
 /// Returns the number of the device to be tested, if there is one.
 fn told() -> Option<u32> {

@@ -21,4 +21,5 @@
 #include <uapi/linux/virtio_net.h>
 #include <uapi/linux/virtio_ring.h>
 
+#include "../helpers/compat.h"
 #include "../helpers/virtio.h"

@@ -53,6 +53,8 @@ pub mod block;
 mod buffer;
 #[path = "virtio/command.rs"]
 mod command;
+#[path = "virtio/compat.rs"]
+pub mod compat;
 #[path = "virtio/config.rs"]
 pub mod config;
 #[path = "virtio/device.rs"]

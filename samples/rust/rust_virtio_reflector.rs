@@ -24,7 +24,6 @@ use kernel::{
         Core, //
     },
     device_id::IdArray,
-    interrupt::LocalInterruptDisabled,
     new_mutex,
     prelude::*,
     sync::{
@@ -34,6 +33,10 @@ use kernel::{
 };
 
 use virtio::{
+    compat::{
+        device_ids,
+        LocalInterruptDisabled, //
+    },
     net,
     suspend::{
         Native,
@@ -226,8 +229,7 @@ impl Reflector {
 struct ReflectorDriver;
 
 // Not `virtio_device_table!`, which would have the sample loaded for every network device.
-static ID_TABLE: IdArray<DeviceId, (), 1> =
-    IdArray::new_without_index([DeviceId::new(DeviceId::NETWORK)]);
+static ID_TABLE: IdArray<DeviceId, (), 1> = device_ids([DeviceId::new(DeviceId::NETWORK)]);
 
 impl Driver for ReflectorDriver {
     type Data<'bound> = Reflector;

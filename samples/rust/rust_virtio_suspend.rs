@@ -17,12 +17,15 @@ use kernel::{
         Core, //
     },
     device_id::IdArray,
-    interrupt::LocalInterruptDisabled,
     prelude::*,
     sync::Arc, //
 };
 
 use virtio::{
+    compat::{
+        device_ids,
+        LocalInterruptDisabled, //
+    },
     suspend::{
         Native,
         Quiesce, //
@@ -53,8 +56,7 @@ impl SampleData {
 }
 
 // Not `virtio_device_table!`, which would have the sample loaded for every entropy device.
-static ID_TABLE: IdArray<DeviceId, (), 1> =
-    IdArray::new_without_index([DeviceId::new(DeviceId::ENTROPY)]);
+static ID_TABLE: IdArray<DeviceId, (), 1> = device_ids([DeviceId::new(DeviceId::ENTROPY)]);
 
 impl Driver for SampleDriver {
     type Data<'bound> = SampleData;

@@ -15,6 +15,7 @@ use virtio::{
         Disk,
         Output, //
     },
+    compat::EOPNOTSUPP,
     Device, //
 };
 

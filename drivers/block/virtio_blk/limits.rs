@@ -15,6 +15,7 @@ use virtio::{
         Limits,
         QueueCounts, //
     },
+    compat::EOPNOTSUPP,
     config::{
         ConfigValue,
         Field, //

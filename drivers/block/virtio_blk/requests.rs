@@ -33,6 +33,7 @@ use virtio::{
         },
         Id, //
     },
+    compat::EOPNOTSUPP,
     AddError,
     Command,
     Device,

@@ -18,8 +18,6 @@ use kernel::{
         Bound,
         Core, //
     },
-    interrupt::LocalInterruptDisabled,
-    new_spinlock_irq,
     prelude::*,
     str::CString,
     sync::{
@@ -28,13 +26,17 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        ArcBorrow,
-        SpinLockIrq, //
+        ArcBorrow, //
     },
-    time::msecs_to_jiffies,
+    time::msecs_to_jiffies, //
 };
 
 use virtio::{
+    compat::{
+        new_spinlock_irq,
+        LocalInterruptDisabled,
+        SpinLockIrq, //
+    },
     hw_random::{
         self,
         Source, //

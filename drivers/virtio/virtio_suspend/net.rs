@@ -7,6 +7,10 @@
 
 use kernel::prelude::*;
 use virtio::{
+    compat::{
+        EOPNOTSUPP,
+        NET_BEARS_BROKEN, //
+    },
     suspend::{
         extension::{
             Foreign,
@@ -45,6 +49,12 @@ impl Quiescer for VirtioNet {
         queues: &Virtqueues<'_>,
         patience: &Patience<'_>,
     ) -> Result<KBox<dyn Gate>, Failure> {
+        if !NET_BEARS_BROKEN {
+            return Err(Failure::new(
+                EOPNOTSUPP,
+                "the driver of this kernel loops on virtqueues that are closed",
+            ));
+        }
         if dev.has_feature(VIRTIO_NET_F_STANDBY) {
             return Err(Failure::new(EOPNOTSUPP, "the device stands by for another"));
         }

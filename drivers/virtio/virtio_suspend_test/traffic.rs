@@ -9,6 +9,7 @@ use kernel::{
 
 use virtio::{
     blk,
+    compat::EOPNOTSUPP,
     net,
     DeviceId,
     DmaBytes,

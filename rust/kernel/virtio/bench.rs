@@ -38,6 +38,10 @@ use kernel::{
 use crate::{
     bindings,
     buffer::Token,
+    compat::{
+        as_millis_ceil,
+        EOPNOTSUPP, //
+    },
     driver::Common,
     queue::VirtQueue,
     sync::{
@@ -367,7 +371,7 @@ impl Session<'_> {
                 Ok(())
             };
         }
-        let ms = u32::try_from(delta.as_millis_ceil()).map_err(|_| EINVAL)?;
+        let ms = u32::try_from(as_millis_ceil(delta)).map_err(|_| EINVAL)?;
         match self
             .bench
             .closing

@@ -12,6 +12,7 @@ use kernel::{
 };
 
 use crate::{
+    compat::EOPNOTSUPP,
     suspend::Turnstile,
     Device,
     Feature, //

@@ -25,6 +25,7 @@ use kernel::{
 
 use crate::{
     bindings,
+    compat::smp_mb,
     config::Config,
     driver::{
         common_of,
@@ -170,7 +171,7 @@ impl Device {
         // SAFETY: By the type invariant the pointer is valid. A pointer is written in one piece,
         // and what it points to has been visible since before.
         unsafe {
-            kernel::sync::barrier::smp_mb(kernel::sync::barrier::Full);
+            smp_mb();
             (&raw mut (*self.as_raw()).config).write_volatile(ops);
         }
     }

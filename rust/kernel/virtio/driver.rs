@@ -8,12 +8,12 @@ use kernel::{
         Core, //
     },
     device_id::RawDeviceId,
-    interrupt::LocalInterruptDisabled,
     prelude::*, //
 };
 
 use crate::{
     bindings,
+    compat::LocalInterruptDisabled,
     suspend,
     Device,
     Feature, //
@@ -113,7 +113,7 @@ pub type IdTable = &'static dyn kernel::device_id::IdTable<DeviceId, ()>;
 #[macro_export]
 macro_rules! virtio_device_table {
     ($name:ident, [$($id:expr),* $(,)?]) => {
-        ::kernel::module_device_table!("virtio", $crate::DeviceId, $name, @none, [$($id),*]);
+        $crate::__module_device_table!($name, [$($id),*]);
     };
 }
 

@@ -10,7 +10,6 @@ use core::{
 };
 
 use kernel::{
-    device::BoundInternal,
     prelude::*,
     sync::{
         atomic::{
@@ -19,9 +18,7 @@ use kernel::{
             Relaxed,
             Release, //
         },
-        lock::spinlock::SpinLockIrqGuard,
-        LockClassKey,
-        SpinLockIrq, //
+        LockClassKey, //
     },
     time::{
         delay::fsleep,
@@ -34,6 +31,11 @@ use crate::{
     buffer::{
         Lists,
         Token, //
+    },
+    compat::{
+        BoundInternal,
+        SpinLockIrq,
+        SpinLockIrqGuard, //
     },
     Device, //
 };

@@ -4,7 +4,10 @@
 
 use kernel::prelude::*;
 
-use virtio::Feature;
+use virtio::{
+    compat::EOPNOTSUPP,
+    Feature, //
+};
 
 use super::suspend::cut;
 use crate::{

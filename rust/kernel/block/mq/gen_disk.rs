@@ -22,7 +22,6 @@ use kernel::{
         self,
         Write as _, //
     },
-    module::this_module,
     prelude::*,
     static_lock_class,
     str::NullTerminatedFormatter,
@@ -47,6 +46,7 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::this_module,
     sync::lock_class, //
 };
 

@@ -12,11 +12,9 @@ use core::{
 use kernel::{
     device::{
         Bound,
-        BoundInternal,
         CoreInternal, //
     },
     error::from_result,
-    interrupt::local_interrupt_disable,
     prelude::*,
     sync::{
         atomic::{
@@ -41,6 +39,11 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::{
+        local_interrupt_disable,
+        raw_try_init,
+        BoundInternal, //
+    },
     queue::RawQueue,
     suspend::{
         self,
@@ -391,7 +394,7 @@ impl<T: Driver + 'static> Adapter<T> {
             let init = T::probe(dev);
             // SAFETY: The slot is valid for writing, pinned together with the private data, and
             // nobody else accesses it: `populated` and `live` are false.
-            unsafe { pin_init::raw_try_init((*private.data.get()).as_mut_ptr(), init)? };
+            unsafe { raw_try_init((*private.data.get()).as_mut_ptr(), init)? };
             private.common.populated.store(true, Release);
 
             Self::first_start(dev)?;

@@ -6,7 +6,6 @@ use core::mem::offset_of;
 
 use kernel::{
     container_of,
-    device::BoundInternal,
     driver,
     error::to_result,
     prelude::*,
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::BoundInternal,
     suspend::Support as _,
     Device, //
 };

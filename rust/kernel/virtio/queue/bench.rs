@@ -17,6 +17,7 @@ use super::{
 use crate::{
     bindings,
     buffer::Token,
+    compat::EOPNOTSUPP,
     Device, //
 };
 

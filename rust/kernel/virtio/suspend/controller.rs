@@ -60,6 +60,7 @@ use super::{
     trace, //
 };
 use crate::{
+    compat::EALREADY,
     sync::{
         lock_class,
         Completion, //

@@ -8,6 +8,7 @@ use super::{
     protocol::Reason,
     state_machine::Diagnosis, //
 };
+use crate::compat::EOPNOTSUPP;
 
 /// An error, and the reason in words.
 #[derive(Clone, Copy)]

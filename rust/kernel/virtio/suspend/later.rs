@@ -11,10 +11,7 @@ use core::ptr::{
 
 use kernel::{
     container_of,
-    device::{
-        Bound,
-        BoundInternal, //
-    },
+    device::Bound,
     prelude::*,
     sync::atomic::{
         Acquire,
@@ -28,6 +25,7 @@ use kernel::{
 
 use crate::{
     bindings,
+    compat::BoundInternal,
     Device, //
 };
 

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::as_millis_ceil,
     sync::Completion, //
 };
 
@@ -193,7 +194,7 @@ impl<'a> Patience<'a> {
             return Ok(());
         }
         // CAST: Less than the range of `timeout_ms`.
-        let ms = Delta::from_nanos(ns).as_millis_ceil() as u32;
+        let ms = as_millis_ceil(Delta::from_nanos(ns)) as u32;
         match interruption
             .raised
             .wait_killable_timeout(msecs_to_jiffies(ms))

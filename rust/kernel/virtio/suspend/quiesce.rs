@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::EOPNOTSUPP,
     Device,
     Driver,
     Feature, //

@@ -12,10 +12,7 @@ use core::ptr::{
 
 use kernel::{
     container_of,
-    device::{
-        Bound,
-        BoundInternal, //
-    },
+    device::Bound,
     error::{
         from_result,
         to_result, //
@@ -54,6 +51,10 @@ use crate::{
         device,
         device_attribute,
         umode_t, //
+    },
+    compat::{
+        BoundInternal,
+        EOPNOTSUPP, //
     },
     driver::common_of,
     Device, //

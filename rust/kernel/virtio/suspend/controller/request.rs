@@ -28,6 +28,7 @@ use super::{
     Controller, //
 };
 use crate::{
+    compat::EOPNOTSUPP,
     sync::NoIo,
     Device,
     Feature, //

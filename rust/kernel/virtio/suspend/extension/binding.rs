@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     bindings,
+    compat::EOPNOTSUPP,
     device::ParentLock,
     queue::Record,
     suspend::{

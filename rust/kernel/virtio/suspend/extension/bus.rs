@@ -4,10 +4,7 @@
 
 use kernel::{
     container_of,
-    device::{
-        Bound,
-        BoundInternal, //
-    },
+    device::Bound,
     error::to_result,
     prelude::*,
     sync::Arc,
@@ -33,6 +30,7 @@ use crate::{
         notifier_block,
         virtio_driver, //
     },
+    compat::BoundInternal,
     driver::is_native,
     suspend::{
         negotiate_offered,

@@ -24,6 +24,7 @@ use crate::{
         self,
         hwrng, //
     },
+    compat::EOPNOTSUPP,
     suspend::failure::Failure,
     Device, //
 };

@@ -4,8 +4,7 @@
 
 use kernel::{
     device::Bound,
-    prelude::*,
-    sync::barrier::smp_mb, //
+    prelude::*, //
 };
 
 use super::callbacks::Detached;
@@ -14,6 +13,7 @@ use crate::{
         self,
         virtqueue, //
     },
+    compat::smp_mb,
     queue::Record,
     suspend::failure::Failure,
     Device,
@@ -89,7 +89,7 @@ impl<'a> Virtqueues<'a> {
         unsafe { bindings::__virtio_unbreak_device(self.0.as_raw()) };
         // Either the handler of an interrupt sees that the virtqueue is open, or its device had
         // used the buffer before that, which is then seen below.
-        smp_mb(kernel::sync::barrier::Full);
+        smp_mb();
 
         // SAFETY: The pairing call is below.
         unsafe { bindings::local_bh_disable() };
@@ -128,7 +128,7 @@ impl<'a> Virtqueues<'a> {
                 }
                 if Self::outstanding(vq) == 0 {
                     bindings::__virtqueue_break(vq);
-                    smp_mb(kernel::sync::barrier::Full);
+                    smp_mb();
                 }
                 if Self::outstanding(vq) != 0 {
                     bindings::__virtqueue_unbreak(vq);

@@ -32,6 +32,7 @@ use crate::bindings::{
     sk_buff,
     xdp_frame, //
 };
+use crate::compat::ENETDOWN;
 
 /// A copy of the operations of a driver, with those of this file.
 ///
