@@ -22,7 +22,7 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     str::{
-        BStr,
+        kstrtobool,
         Formatter, //
     },
     sync::SetOnce, //
@@ -30,9 +30,12 @@ use kernel::{
 
 /// A type that a module parameter can have.
 #[doc(hidden)]
-pub trait Parameter: ModuleParam + 'static {
+pub trait Parameter: Copy + 'static {
     /// Sets and shows one of this type.
     const OPS: &'static kernel_param_ops;
+
+    /// Reads the value from what the module was loaded with.
+    fn parse(text: &CStr) -> Result<Self>;
 
     /// Writes the value as C's parameters of the type are shown.
     fn show(self, f: &mut Formatter<'_>) -> Result;
@@ -115,20 +118,18 @@ impl Word {
     }
 }
 
-impl ModuleParam for Word {
+impl Parameter for Word {
+    const OPS: &'static kernel_param_ops = &WORD;
+
     /// # Errors
     ///
     /// [`EINVAL`] if it is too long, or not UTF-8.
-    fn try_from_param_arg(arg: &BStr) -> Result<Self> {
-        match core::str::from_utf8(arg) {
+    fn parse(text: &CStr) -> Result<Self> {
+        match core::str::from_utf8(text.to_bytes()) {
             Ok(text) if text.len() <= WORD_BYTES => Ok(Self::new(text)),
             _ => Err(EINVAL),
         }
     }
-}
-
-impl Parameter for Word {
-    const OPS: &'static kernel_param_ops = &WORD;
 
     fn show(self, f: &mut Formatter<'_>) -> Result {
         Ok(f.write_fmt(fmt!("{}\n", self.as_str()))?)
@@ -138,6 +139,10 @@ impl Parameter for Word {
 impl Parameter for bool {
     const OPS: &'static kernel_param_ops = &BOOL;
 
+    fn parse(text: &CStr) -> Result<Self> {
+        kstrtobool(text)
+    }
+
     fn show(self, f: &mut Formatter<'_>) -> Result {
         Ok(f.write_str(if self { "Y\n" } else { "N\n" })?)
     }
@@ -145,6 +150,10 @@ impl Parameter for bool {
 
 impl Parameter for u32 {
     const OPS: &'static kernel_param_ops = &U32;
+
+    fn parse(text: &CStr) -> Result<Self> {
+        Self::try_from_param_arg(text.as_ref())
+    }
 
     fn show(self, f: &mut Formatter<'_>) -> Result {
         Ok(f.write_fmt(fmt!("{self}\n"))?)
@@ -167,7 +176,7 @@ unsafe extern "C" fn set<T: Parameter>(val: *const c_char, param: *const kernel_
         }
         // SAFETY: By the safety requirements.
         let text = unsafe { CStr::from_char_ptr(val) };
-        match access.value.populate(T::try_from_param_arg(text.as_ref())?) {
+        match access.value.populate(T::parse(text)?) {
             true => Ok(0),
             false => Err(EEXIST),
         }
