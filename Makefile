@@ -5,11 +5,13 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 TESTS ?=
 JOBS ?=
-export KERNEL KERNEL_SERIES ACCEL MIRROR
+SERIES ?= $(KERNEL_SERIES)
+export KERNEL ACCEL MIRROR
 
 # What modpost adds to a module is compiled without the flags of Kbuild.
 kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) KCFLAGS='$(KCFLAGS) -ffile-prefix-map=$(CURDIR)=.'
-lab = scripts/lab
+# Not in the environment, where the kernel's makefiles look for it.
+lab = scripts/lab $(if $(filter arm64,$(ARCH)),--arch arm64) $(if $(SERIES),--series '$(SERIES)')
 
 .PHONY: all
 all: modules
@@ -88,5 +90,6 @@ help:
 	@echo ''
 	@echo '  make clean          remove what was built here, not the build root'
 	@echo ''
-	@echo 'Variables: KDIR, KERNEL_SERIES=7.3, ACCEL=kvm, MIRROR=http://...'
+	@echo 'Variables: KDIR, ACCEL=kvm, MIRROR=http://..., SERIES=7.2 (all: make test goes through'
+	@echo '           them), ARCH=arm64 (make test)'
 	@echo 'More:      scripts/lab --help'

@@ -6,6 +6,7 @@
 //! is rebuilt from are of one version.  A mirror may offer them out of step, while a new version
 //! arrives: then there is no solution, and apt says what is missing.
 
+use crate::kernel::{series_of, NOT_STABLE, TRIED};
 use crate::process::output_of;
 use anyhow::{Context, Result};
 use std::process::Command;
@@ -19,7 +20,7 @@ const BACKPORTS: &str = "trixie-backports";
 const INITRAMFS: &str = "tiny-initramfs";
 
 /// The packages to install, all of one version.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelPackages {
     /// As `uname -r` says it.
     pub release: String,
@@ -71,8 +72,30 @@ fn plan(packages: &[String]) -> Result<String> {
     output_of(apt.arg(INITRAMFS).args(packages))
 }
 
-/// Chooses the newest kernel of a series, or of all.
+/// Chooses the newest kernel of a series, or of those that have been tried.
 pub fn choose(series: Option<&str>) -> Result<KernelPackages> {
+    let newest = offered(series)?;
+    if series.is_some() || TRIED.contains(&newest.series.as_str()) {
+        return Ok(newest);
+    }
+    let known = TRIED.iter().rev().find_map(|s| offered(Some(s)).ok());
+    let chosen = known.unwrap_or_else(|| newest.clone());
+    println!("{}", untried(&newest.series, &chosen.series));
+    Ok(chosen)
+}
+
+/// What to say of a series that is newer than those that have been tried.
+fn untried(newest: &str, chosen: &str) -> String {
+    format!(
+        "Debian's backports have Linux {newest}, and the modules have been tried with {} only: \
+         taking {chosen}. KERNEL_SERIES={newest} tries the other one; what may be different is in \
+         {NOT_STABLE}.",
+        TRIED.join(" and ")
+    )
+}
+
+/// The newest kernel that apt offers, of a series or of all.
+fn offered(series: Option<&str>) -> Result<KernelPackages> {
     let wanted = match series {
         None => format!("linux-image-{FLAVOUR}"),
         // The metapackage is that of the newest series only.
@@ -122,13 +145,6 @@ fn image(plan: &str) -> Option<KernelPackages> {
     })
 }
 
-/// The first two numbers of a kernel release.
-fn series_of(release: &str) -> Option<String> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let (major, minor) = (numbers.next()?, numbers.next()?);
-    (!major.is_empty() && !minor.is_empty()).then(|| format!("{major}.{minor}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +171,19 @@ Conf linux-image-7.3.4+deb13-cloud-amd64 (7.3.4-1~bpo13+1 Debian Backports:stabl
     }
 
     #[test]
+    fn a_series_that_nobody_has_tried() {
+        let text = untried("9.9", "7.3");
+        for part in [
+            "Linux 9.9",
+            "7.2 and 7.3 only",
+            "taking 7.3",
+            "KERNEL_SERIES=9.9",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
     fn the_newest_kernel_of_a_series() {
         let names = "\
 linux-image-7.2.9+deb13-cloud-amd64
@@ -170,12 +199,5 @@ linux-image-7.2.11+deb13-cloud-amd64
             Some("linux-image-7.2.12+deb13-cloud-amd64")
         );
         assert_eq!(newest("", prefix), None);
-    }
-
-    #[test]
-    fn series_of_a_release() {
-        assert_eq!(series_of("7.3.4+deb13").as_deref(), Some("7.3"));
-        assert_eq!(series_of("7.3-rc1").as_deref(), Some("7.3"));
-        assert_eq!(series_of("cloud-amd64"), None);
     }
 }

@@ -88,7 +88,10 @@ mod tests {
                        0x00000000\tother\tvirtio_blk\tEXPORT_SYMBOL_GPL\t\n\
                        0x00000000\tlost\trust_virtio\tEXPORT_SYMBOL_GPL\t\n";
         let exported = exported(symvers);
-        assert_eq!(exported.iter().copied().collect::<Vec<_>>(), ["kept", "lost"]);
+        assert_eq!(
+            exported.iter().copied().collect::<Vec<_>>(),
+            ["kept", "lost"]
+        );
         let nm = "Name |Value |Class |Type |Size |Line |Section\n\
                   kept |0000000000000010| T |FUNC|08| |.text\n\
                   lost |0000000000000000| r |OBJECT|08| |.modinfo\n\

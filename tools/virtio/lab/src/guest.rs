@@ -6,7 +6,7 @@ use crate::affinity::Apart;
 use crate::device::{self, Devices, Record, Spec};
 use crate::init::{self, Job, JOB, KSELFTESTS, STARTED, STATUS};
 use crate::initramfs;
-use crate::kernel::Kernel;
+use crate::kernel::{Arch, Kernel};
 use crate::klog::{self, Complaint, Shutdown};
 use crate::kselftest;
 use crate::migrate::Host;
@@ -14,7 +14,7 @@ use crate::modules::Modules;
 use crate::output::Output;
 use crate::process::{tail, Daemon};
 use crate::tree::{RunDir, Tree};
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
 use serde_json::json;
 use std::fmt;
@@ -31,6 +31,8 @@ pub const BOOT: Duration = Duration::from_secs(60);
 /// How often it is tried.
 const BOOTS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What the kernel of arm64 says of the place where it is.
+const KASLR: &str = "KASLR enabled";
 /// How much of the kernel log is shown when something went wrong.
 const LOG_TAIL: usize = 30;
 
@@ -44,12 +46,14 @@ pub enum Accel {
 }
 
 impl Accel {
-    fn args(self) -> [&'static str; 4] {
-        match self {
+    fn args(self, board: Board) -> [&'static str; 4] {
+        match (self, board) {
+            // With atomic instructions, and without pointer authentication, which is slow.
+            (_, Board::Virt) => ["-accel", "tcg", "-cpu", "neoverse-n1"],
             // With fewer features than `max`: a C library that finds none of the vector
             // extensions is twice as fast under emulation.
-            Self::Tcg => ["-accel", "tcg", "-cpu", "qemu64"],
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            (Self::Tcg, _) => ["-accel", "tcg", "-cpu", "qemu64"],
+            (Self::Kvm, _) => ["-accel", "kvm", "-cpu", "host"],
         }
     }
 }
@@ -85,6 +89,8 @@ pub enum Board {
     Q35,
     /// With virtio-mmio, found by ACPI.
     Microvm,
+    /// That of arm64, with PCI.
+    Virt,
 }
 
 impl Board {
@@ -103,13 +109,35 @@ impl Board {
                 "-device",
                 "isa-serial,index=1,chardev=terminal",
             ],
+            Self::Virt => &[
+                "-machine",
+                "virt,gic-version=3,memory-backend=memory",
+                "-serial",
+                "chardev:terminal",
+            ],
+        }
+    }
+
+    /// The board that has an architecture's test devices.
+    fn of(arch: Arch) -> Self {
+        match arch {
+            Arch::X86_64 => Self::Q35,
+            Arch::Arm64 => Self::Virt,
+        }
+    }
+
+    /// The kernel's name of the first serial port.
+    fn console(self) -> &'static str {
+        match self {
+            Self::Q35 | Self::Microvm => "ttyS0",
+            Self::Virt => "ttyAMA0",
         }
     }
 
     /// What the kernel has to be told.
     fn kernel_args(self) -> String {
         match self {
-            Self::Q35 => String::new(),
+            Self::Q35 | Self::Virt => String::new(),
             // It has nothing that the kernel could measure its clock by, which is the host's.
             Self::Microvm => match host_clock_khz() {
                 Some(khz) => format!("tsc_early_khz={khz} "),
@@ -192,6 +220,15 @@ impl Config {
             share: 1,
             output: Output::Terminal,
         }
+    }
+}
+
+impl Config {
+    /// The same, with a machine that a kernel is for.
+    pub fn on(mut self, kernel: &Kernel) -> Self {
+        self.emulator = kernel.arch.emulator().into();
+        self.board = Board::of(kernel.arch);
+        self
     }
 }
 
@@ -334,7 +371,7 @@ fn boot(
     };
     let shares = match config.root {
         Root::Shared | Root::Behind(_) => vec![
-            share("root", Path::new("/"), &["--readonly"], run)?,
+            share("root", &kernel.root, &["--readonly"], run)?,
             share("tree", tree.root(), &[], run)?,
         ],
         Root::Initramfs { .. } => Vec::new(),
@@ -428,6 +465,10 @@ fn boot(
     if ending == Ending::Died && text.is_empty() {
         anyhow::bail!("QEMU did not start the guest:\n{}", tail(&log, 15));
     }
+    ensure!(
+        kernel.arch != Arch::Arm64 || ending == Ending::Died || text.contains(KASLR),
+        "the guest was started without KASLR, by which modules are put far from the kernel"
+    );
     Ok(Outcome {
         ending,
         complaints: klog::complaints(&text),
@@ -508,7 +549,8 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     // virtiofsd writes into the page cache without QEMU knowing. What QEMU has translated from
     // such a page, when it held the code of another file, is executed still, unless the guest
     // writes to it: so it clears what it allocates, as Debian's kernel does anyway.
-    let lab = tree.join("out/target/release/lab").display().to_string();
+    let lab = tree.join(kernel.arch.programs()).join("lab");
+    let lab = lab.display().to_string();
     let root = match &config.root {
         Root::Shared | Root::Behind(_) => {
             format!("rootfstype=virtiofs root=root ro init={lab}")
@@ -517,8 +559,9 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
         Root::Initramfs { .. } => "rdinit=/init no_console_suspend".into(),
     };
     let mut append = format!(
-        "console=ttyS0 ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
+        "console={} ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
          {}devtmpfs.mount=0 {root} -- init --tree={} --run={} --slowness={} --share={}",
+        config.board.console(),
         config.board.kernel_args(),
         tree.root().display(),
         run.display(),
@@ -540,7 +583,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
     let mut qemu = Command::new(&config.emulator);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-m", size, "-object", &memory])
-        .args(config.accel.args())
+        .args(config.accel.args(config.board))
         .args(["-no-reboot", "-kernel"])
         .arg(&kernel.image)
         .args(["-append", &append])

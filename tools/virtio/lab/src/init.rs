@@ -31,13 +31,16 @@ pub const JOB: &str = "job.json";
 pub const STARTED: &str = "started";
 pub const STATUS: &str = "status";
 
-const TERMINAL: &str = "/dev/ttyS1";
+const TERMINAL: &str = match cfg!(target_arch = "aarch64") {
+    true => "/dev/ttyAMA1",
+    false => "/dev/ttyS1",
+};
 /// Begins a line on the terminal that stands for a file in the run's directory: its name and what is
 /// in it. For a guest that does not share that directory.
 pub const FILE: char = '\u{1}';
 
-/// The command, where the clone has it.
-const COMMAND: &str = "out/target/release/virtio-suspend";
+/// The operator's command.
+const COMMAND: &str = "virtio-suspend";
 
 /// What whoever starts first makes in /dev; kselftest's runner writes to /dev/stdout.
 const DESCRIPTORS: [(&str, &str); 4] = [
@@ -224,12 +227,19 @@ fn job_command(args: &Args, program: &str) -> Command {
     command
         .env("SUSPEND_SLOWNESS", args.slowness.to_string())
         .env("SUSPEND_SHARE", args.share.to_string())
-        .env("VIRTIO_SUSPEND_COMMAND", args.tree.join(COMMAND));
+        .env("VIRTIO_SUSPEND_COMMAND", beside_us(COMMAND));
     if args.alone {
         // Who reads there wakes the guest.
         command.env("SUSPEND_WAKER", TERMINAL);
     }
     command
+}
+
+/// A program that was built with this one.
+fn beside_us(name: &str) -> PathBuf {
+    std::env::current_exe()
+        .unwrap_or_default()
+        .with_file_name(name)
 }
 
 fn run(args: &Args) -> Result<i32> {

@@ -8,6 +8,7 @@
 mod affinity;
 mod analyzer;
 mod apt;
+mod arm64;
 mod bench;
 mod check;
 mod circles;
@@ -55,7 +56,7 @@ mod tally;
 mod tree;
 mod waker;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::{Parser, Subcommand};
 use signal_hook::{consts::*, iterator::Signals};
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use kernel::Flavour;
+use kernel::{Arch, Flavour, TRIED};
 use output::print;
 use tree::Tree;
 
@@ -77,7 +78,12 @@ struct Cli {
     #[arg(long, env = "KERNEL", value_enum, default_value_t, global = true)]
     kernel: Flavour,
 
-    /// Kernel series, such as 7.3 [default: what Debian's backports recommend].
+    /// Processor of the guest; another one is emulated, and runs tests only.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    arch: Arch,
+
+    /// Kernel series, such as 7.3 [default: the newest of those that have been tried, which `test`
+    /// can go through by `all`].
     #[arg(long, env = "KERNEL_SERIES", global = true)]
     series: Option<String>,
 
@@ -206,13 +212,20 @@ fn host(cli: Cli) -> Result<u8> {
         Cmd::Conformance { write } => return conformance::run(&tree, write),
         _ => {}
     }
-    let kernel = setup::set_up(&tree, cli.kernel, cli.series.as_deref())?;
+    if let (Some(setup::ALL), Cmd::Test(args)) = (cli.series.as_deref(), &cli.command) {
+        return each_series(&tree, &cli, args);
+    }
+    let kernel = setup::set_up(&tree, cli.arch, cli.kernel, cli.series.as_deref())?;
+    ensure!(
+        kernel.arch == Arch::default() || runs_anywhere(&cli.command),
+        "this is done for this machine's architecture only"
+    );
     // Builds the modules and describes a guest with them.
     let with_modules = |devices: Vec<device::Spec>| {
         Ok::<_, anyhow::Error>(guest::Config {
             accel: cli.accel,
             modules: Some(modules::build(&tree, &kernel)?),
-            ..guest::Config::with(devices)
+            ..guest_of(&tree, &kernel, devices)?
         })
     };
     match cli.command {
@@ -234,7 +247,7 @@ fn host(cli: Cli) -> Result<u8> {
             command,
         } => {
             let mut config = match stock_drivers {
-                true => guest::Config::with(devices),
+                true => guest_of(&tree, &kernel, devices)?,
                 false => with_modules(devices)?,
             };
             if let Some(path) = own_qemu {
@@ -301,6 +314,40 @@ fn host(cli: Cli) -> Result<u8> {
         Cmd::Init(_) | Cmd::Qemu(_) | Cmd::Conformance { .. } => unreachable!("handled before"),
     }
     Ok(0)
+}
+
+/// A guest with some devices, and what it runs.
+fn guest_of(
+    tree: &Tree,
+    kernel: &kernel::Kernel,
+    devices: Vec<device::Spec>,
+) -> Result<guest::Config> {
+    if kernel.arch != Arch::default() {
+        command::build_for_guest(tree, kernel, &output::Output::Terminal)?;
+    }
+    Ok(guest::Config::with(devices).on(kernel))
+}
+
+/// Whether a command can be told another architecture.
+fn runs_anywhere(command: &Cmd) -> bool {
+    matches!(
+        command,
+        Cmd::Setup | Cmd::Modules | Cmd::Guest { .. } | Cmd::Shell { .. } | Cmd::Test(_)
+    )
+}
+
+/// Runs the tests with a kernel of each series that has been tried.
+fn each_series(tree: &Tree, cli: &Cli, args: &suite::Args) -> Result<u8> {
+    let args = args.or_short();
+    let mut sum = tally::Tally::default();
+    for series in TRIED {
+        let kernel = setup::set_up(tree, cli.arch, cli.kernel, Some(series))?;
+        let tally = suite::run(tree, &kernel, cli.accel, &args)?;
+        println!("Linux {}: {}", kernel.release, tally.counts());
+        sum.join(&kernel.release, tally);
+    }
+    println!("{sum}");
+    Ok(u8::from(!sum.is_good()))
 }
 
 /// Process 1 has no default action for signals.  Ending it ends all others.

@@ -2,7 +2,7 @@
 
 //! Building the modules, and the index by which `modprobe` finds them in the guest.
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, NOT_STABLE, TRIED};
 use crate::process::{announce, output_of, run_logged};
 use crate::tree::{make_dir, Tree};
 use anyhow::{bail, Context, Result};
@@ -27,7 +27,16 @@ pub fn build_quietly(tree: &Tree, kernel: &Kernel) -> Result<Modules> {
     let _lock = tree.lock("modules")?;
     let out = tree.out(&kernel.release)?;
     let log = tree.out("log")?.join("modules.log");
-    run_logged(make(tree, kernel, &out).arg("modules"), &log)?;
+    run_logged(make(tree, kernel, &out).arg("modules"), &log).map_err(|error| {
+        match kernel.series() {
+            Some(series) if !TRIED.contains(&series.as_str()) => error.context(format!(
+                "the modules do not build for Linux {series}: {} have been tried, and \
+                 {NOT_STABLE} says what may be different",
+                TRIED.join(" and ")
+            )),
+            _ => error,
+        }
+    })?;
     let text = fs::read_to_string(&log).context("can't read the log of the build")?;
     if has_warnings(&text) {
         // So that the next build says it again.
@@ -95,6 +104,7 @@ fn index(out: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let dir = make_dir(base.join("lib/modules").join(release))?;
     let mut depmod = Command::new("depmod");
     depmod.arg("--config").arg(&config);
+    depmod.arg("--basedir").arg(&kernel.root);
     output_of(depmod.arg("--outdir").arg(&base).arg(release))?;
     Ok(dir)
 }

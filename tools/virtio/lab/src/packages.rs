@@ -11,14 +11,20 @@ use std::process::Command;
 
 /// Installs the packages of a list, or finds that done.
 pub fn install(tree: &Tree, list: &str, log: &Path) -> Result<()> {
-    let path = tree.join(list);
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    let names = self::list(tree, list)?;
     let mut apt = Command::new("apt-get");
     apt.env("DEBIAN_FRONTEND", "noninteractive")
         .args(["--yes", "--option", "DPkg::Lock::Timeout=600", "install"])
-        .args(names(&text));
+        .args(names);
     run_logged(&mut apt, log)
+}
+
+/// Reads a list.
+pub fn list(tree: &Tree, list: &str) -> Result<Vec<String>> {
+    let path = tree.join(list);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    Ok(names(&text).map(str::to_string).collect())
 }
 
 /// The names in a list.

@@ -6,7 +6,7 @@
 //! Debian's source, with Debian's configuration and compiler, makes it again.
 
 use crate::apt::{self, KernelPackages};
-use crate::kernel::{Flavour, Kernel};
+use crate::kernel::{self, Arch, Flavour, Kernel};
 use crate::process::{output_of, run_logged, Steps};
 use crate::tree::{make_dir, Tree, STATE};
 use anyhow::{ensure, Context, Result};
@@ -96,6 +96,8 @@ fn install(logs: &Path, dir: &Path, series: Option<&str>) -> Result<Kernel> {
         source: source.clone(),
         flavour: Flavour::Stock,
         make: Vec::new(),
+        arch: Arch::default(),
+        root: kernel::build_root(),
     };
     check_rustc(&kernel.build)?;
 
@@ -151,7 +153,7 @@ fn once(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
 }
 
 /// Metadata of one compiler is no good to another.
-fn check_rustc(build: &Path) -> Result<()> {
+pub fn check_rustc(build: &Path) -> Result<()> {
     let path = build.join(".config");
     let config =
         fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
@@ -186,7 +188,7 @@ fn add_metadata(metadata: &Path, build: &Path) -> Result<()> {
 
 /// Rust mangles a hash of each crate into its symbols.  If those of the new metadata are what the
 /// image exports, the modules will load.
-fn check_symbols(rust: &Path, symvers: &Path) -> Result<()> {
+pub fn check_symbols(rust: &Path, symvers: &Path) -> Result<()> {
     let text =
         fs::read_to_string(symvers).with_context(|| format!("can't read {}", symvers.display()))?;
     let exported: HashSet<&str> = text.lines().filter_map(|l| l.split('\t').nth(1)).collect();

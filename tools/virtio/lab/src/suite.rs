@@ -18,7 +18,7 @@
 use crate::guest::{self, Accel, Config};
 use crate::init::Job;
 use crate::install;
-use crate::kernel::{Flavour, Kernel};
+use crate::kernel::{Arch, Flavour, Kernel};
 use crate::kit_boot;
 use crate::ktap::Verdict;
 use crate::machine::Machine;
@@ -41,9 +41,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Args {
-    /// Only tests of this name, such as sysfs, 'guest/*', 'host/*' or 'boot/reboot*'.
+    /// Only tests of this name, such as sysfs, 'guest/*', 'host/*' or 'boot/reboot*'; several of
+    /// them are divided by white space.
     #[arg(long, value_name = "GLOB")]
     filter: Option<String>,
 
@@ -57,17 +58,42 @@ pub struct Args {
     record: bool,
 }
 
-/// Whether a pattern, if there is one, selects a test.
-fn selects(pattern: Option<&Pattern>, whole: &str) -> bool {
-    let Some(pattern) = pattern else { return true };
+/// What is run with each series, if nothing else is asked for: each of our modules is loaded, and
+/// suspends something under load.
+const SHORT: &str = "suspend_basic suspend_negotiation suspend_queues suspend_input \
+                     blk_device blk_remove ext_around";
+
+impl Args {
+    /// The same, with a few tests if none are named.
+    pub fn or_short(&self) -> Self {
+        let mut args = self.clone();
+        args.filter.get_or_insert_with(|| SHORT.into());
+        args
+    }
+}
+
+/// Whether one of the patterns, if there are any, selects a test.
+fn selects(patterns: Option<&[Pattern]>, whole: &str) -> bool {
+    let Some(patterns) = patterns else {
+        return true;
+    };
     let name = whole.split_once('/').map_or(whole, |(_, name)| name);
     let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-    [whole, name, stem].iter().any(|n| pattern.matches(n))
+    let names = [whole, name, stem];
+    patterns
+        .iter()
+        .any(|pattern| names.iter().any(|n| pattern.matches(n)))
+}
+
+/// What a guest of another architecture runs.
+fn is_for_any_arch(name: &str) -> bool {
+    name.starts_with(selftests::SUITE) || scenario::all().iter().any(|s| name == boot_name(s.name))
 }
 
 pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Tally> {
-    let pattern = args.filter.as_deref().map(Pattern::new).transpose();
-    let pattern = pattern.context("the filter is no pattern")?;
+    let parse = |text: &str| text.split_whitespace().map(Pattern::new).collect();
+    let patterns: Option<Vec<_>> = args.filter.as_deref().map(parse).transpose()?;
+    let patterns = patterns.as_deref();
 
     let packages = packages(tree)?;
     let programs = selftests::programs(tree)?;
@@ -87,12 +113,16 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     names.extend(scenarios.iter().map(|s| boot_name(s.name)));
     names.extend(kit_boot::ALL.iter().map(|boot| boot.name.to_string()));
     let all = names.clone();
-    names.retain(|name| selects(pattern.as_ref(), name));
-    if pattern.is_none() {
+    names.retain(|name| selects(patterns, name));
+    if kernel.arch != Arch::default() {
+        println!("only guest/* and boot/* are run with another architecture");
+        names.retain(|name| is_for_any_arch(name));
+    }
+    if patterns.is_none() {
         // They need a QEMU that takes long to build.
         names.retain(|name| !name.starts_with(machines::SUITE));
     }
-    if pattern.is_none() && kernel.flavour != Flavour::Stock {
+    if patterns.is_none() && kernel.flavour != Flavour::Stock {
         println!("host/* and mutants/* are run with the stock kernel only");
         names.retain(|name| !name.starts_with("host/") && name != mutate::SAMPLE);
     }
@@ -112,14 +142,14 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
         accel,
         share: args.jobs,
         output: results.between(),
-        ..Config::with(Vec::new())
+        ..Config::with(Vec::new()).on(kernel)
     };
     let need_modules =
         |name: &String| !name.starts_with("host/") && *name != boot_name(install::NAME);
     if names.iter().any(need_modules) {
         config.modules = Some(modules::build(tree, kernel)?);
         device::build(tree, &Output::Terminal)?;
-        command::build(tree, &Output::Terminal)?;
+        command::build_for_guest(tree, kernel, &Output::Terminal)?;
         if names.iter().any(|name| name.starts_with(machines::SUITE)) {
             qemu::set_up(tree)?;
         }
@@ -316,12 +346,16 @@ mod tests {
     #[test]
     fn selection() {
         let pattern = |text| Pattern::new(text).unwrap();
-        assert!(selects(None, "guest/sysfs.py"));
+        let name = "guest/sysfs.py";
+        assert!(selects(None, name));
         for text in ["sysfs", "sysfs.py", "guest/*", "guest/sysfs.py", "sys*"] {
-            assert!(selects(Some(&pattern(text)), "guest/sysfs.py"), "{text}");
+            assert!(selects(Some(&[pattern(text)]), name), "{text}");
         }
         for text in ["host/*", "sys", "guest"] {
-            assert!(!selects(Some(&pattern(text)), "guest/sysfs.py"), "{text}");
+            assert!(!selects(Some(&[pattern(text)]), name), "{text}");
         }
+        let two = [pattern("host/*"), pattern("sysfs")];
+        assert!(selects(Some(&two), name));
+        assert!(!selects(Some(&[]), name));
     }
 }

@@ -34,6 +34,24 @@ impl Tally {
         self.failed.is_empty()
     }
 
+    /// Adds what the same tests came to elsewhere.
+    pub fn join(&mut self, place: &str, other: Self) {
+        self.passed += other.passed;
+        self.skipped += other.skipped;
+        let failed = other.failed.iter();
+        self.failed
+            .extend(failed.map(|failed| format!("{place}: {failed}")));
+    }
+
+    /// The line that ends every run.
+    pub fn counts(&self) -> String {
+        let counts = format!("{} passed, {} failed", self.passed, self.failed.len());
+        match self.skipped {
+            0 => counts,
+            skipped => format!("{counts}, {skipped} skipped"),
+        }
+    }
+
     /// How long each test took.
     pub fn took(&self) -> &[(String, Duration)] {
         &self.took
@@ -56,11 +74,7 @@ impl Display for Tally {
         for failed in &self.failed {
             writeln!(f, "FAILED {failed}")?;
         }
-        write!(f, "{} passed, {} failed", self.passed, self.failed.len())?;
-        match self.skipped {
-            0 => Ok(()),
-            skipped => write!(f, ", {skipped} skipped"),
-        }
+        f.write_str(&self.counts())
     }
 }
 
@@ -199,6 +213,18 @@ mod tests {
         );
         assert!(!tally.is_good());
         assert!(tally.took().is_empty());
+    }
+
+    #[test]
+    fn the_sum_of_two_places() {
+        let tally = |failed: &[&str]| Tally {
+            passed: 2,
+            failed: failed.iter().map(|s| s.to_string()).collect(),
+            ..Tally::default()
+        };
+        let mut sum = tally(&[]);
+        sum.join("there", tally(&["a: b"]));
+        assert_eq!(sum.to_string(), "FAILED there: a: b\n4 passed, 1 failed");
     }
 
     #[test]
