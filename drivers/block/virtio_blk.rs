@@ -26,6 +26,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         Arc, //
@@ -242,7 +243,8 @@ impl BlkData<'_> {
 
     /// Lets requests through, those that were queued again included.
     fn go_on(&self, failed: bool) {
-        self.shared.failed.store(failed, Relaxed);
+        // Fully ordered, see `BlkQueue::refusal`.
+        self.shared.failed.xchg(failed, Full);
         self.disk.unquiesce();
         self.disk.unfreeze();
         self.shared.restart(&self.disk);

@@ -104,12 +104,13 @@ unsigned int rust_virtio_helper_skb_get_queue_mapping(const struct sk_buff *skb)
 
 const struct net_device_ops *rust_virtio_helper_netdev_ops(const struct net_device *dev)
 {
-	return READ_ONCE(dev->netdev_ops);
+	/* Whoever sees the pointer sees what was written before it, not only behind it. */
+	return smp_load_acquire(&dev->netdev_ops);
 }
 
 void rust_virtio_helper_netdev_set_ops(struct net_device *dev, const struct net_device_ops *ops)
 {
-	/* Whoever sees the pointer sees what is behind it. */
+	/* Pairs with the above, and with the address dependency of the network stack. */
 	smp_store_release(&dev->netdev_ops, ops);
 }
 

@@ -33,7 +33,10 @@ use virtio::{
         },
         Id, //
     },
-    compat::EOPNOTSUPP,
+    compat::{
+        smp_mb,
+        EOPNOTSUPP, //
+    },
     AddError,
     Command,
     Device,
@@ -137,6 +140,16 @@ impl BlkQueue {
         virtqueue: &VirtQueueGuard<'_, Request>,
         error: Error,
     ) -> Error {
+        // Who lets requests through again says first whether the device has failed:
+        //
+        //     BlkData::go_on                    a dispatch, refusal
+        //     W  failed, fully ordered          R    QUEUE_FLAG_QUIESCED, 0
+        //     W  QUEUE_FLAG_QUIESCED = 0        full barrier
+        //                                       R    failed, the old value is forbidden
+        //
+        // The block layer has no barrier after its look at the flag. By the old value the queue
+        // could be stopped for a device that is not recovered any more.
+        smp_mb();
         let failed = self.shared.failed.load(Relaxed);
         match error {
             // It has room when a request is completed. If there is none, it never has.
