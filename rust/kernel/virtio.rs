@@ -51,6 +51,8 @@ pub mod blk;
 pub mod block;
 #[path = "virtio/buffer.rs"]
 mod buffer;
+#[path = "virtio/bus.rs"]
+mod bus;
 #[path = "virtio/command.rs"]
 mod command;
 #[path = "virtio/compat.rs"]
@@ -114,21 +116,27 @@ pub use self::queue::{
 pub use self::status::Status;
 
 struct VirtioModule {
+    // The files of this are used by whoever likes: it goes first.
+    _directory: suspend::Directory,
     _debugfs: suspend::DebugfsRoot,
     // What is dropped last comes last.
     _sleep: Pin<KBox<suspend::Sleep>>,
     _workqueue: suspend::Workqueue,
+    _group: Pin<KBox<suspend::Group>>,
 }
 
 impl kernel::Module for VirtioModule {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         driver::init_registry();
         suspend::extension::init_table();
+        let group = suspend::Group::new()?;
         let workqueue = suspend::Workqueue::new()?;
         Ok(Self {
+            _directory: suspend::Directory::new(module)?,
             _debugfs: suspend::DebugfsRoot::new(),
             _sleep: suspend::Sleep::new()?,
             _workqueue: workqueue,
+            _group: group,
         })
     }
 }

@@ -22,6 +22,8 @@ pub mod extension;
 mod failure;
 #[path = "suspend/fate.rs"]
 mod fate;
+#[path = "suspend/group.rs"]
+mod group;
 #[path = "suspend/later.rs"]
 mod later;
 #[path = "suspend/native.rs"]
@@ -58,6 +60,10 @@ pub(crate) use self::controller::{
 pub(crate) use self::debugfs::DebugfsRoot;
 pub use self::failure::Failure;
 pub(crate) use self::fate::Fate;
+pub(crate) use self::group::{
+    Directory,
+    Group, //
+};
 pub(crate) use self::later::{
     queue as queue_work,
     Later,

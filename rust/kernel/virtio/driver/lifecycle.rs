@@ -286,6 +286,13 @@ impl<T: Driver + 'static> Adapter<T> {
         common.controller.look(common, dev);
     }
 
+    /// Has the controller do what is asked of all devices, see [`suspend::Controller::run_errand`].
+    fn run_errand(dev: &Device<Bound>) {
+        // SAFETY: As in `look`.
+        let common = unsafe { common_of(dev) };
+        common.controller.run_errand(common, dev);
+    }
+
     fn used(dev: &Device<Bound>, index: usize) {
         // Interrupts are not disabled if the controller calls, nor in the handlers of transports
         // that are not interrupted themselves.
@@ -367,7 +374,11 @@ impl<T: Driver + 'static> Adapter<T> {
                     ops: Self::OPS,
                     queues <- Mutex::new(KVec::new(), class.0, class.1),
                     spread_queues: Atomic::new(false),
-                    controller <- suspend::Controller::new(revision, Self::look),
+                    controller <- suspend::Controller::new(
+                        revision,
+                        Self::look,
+                        Self::run_errand,
+                    ),
                     config_work <- Later::new(Self::config_work),
                     poll_work <- Later::new(Self::poll_work),
                     reset_work <- Later::new(Self::reset_work),

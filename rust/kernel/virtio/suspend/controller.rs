@@ -31,7 +31,12 @@ use super::{
     },
     failure::Failure,
     fate::FateCell,
+    group::{
+        self,
+        Seat, //
+    },
     later::Later,
+    operations::Operations,
     patience::{
         Interruption,
         Patience, //
@@ -81,10 +86,10 @@ mod system_sleep;
 pub(crate) use self::system_sleep::Bedtime;
 
 /// The deadline of a transition unless it is set through sysfs, in milliseconds.
-const DEFAULT_TIMEOUT_MS: u32 = 10_000;
+pub(super) const DEFAULT_TIMEOUT_MS: u32 = 10_000;
 
 /// The deadlines that can be set through sysfs, in milliseconds.
-const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 1..=600_000;
+pub(super) const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 1..=600_000;
 
 /// How long a device may take to resume when it is unbound, in milliseconds.
 const UNBIND_MS: u32 = 1_000;
@@ -192,6 +197,10 @@ pub(crate) struct Controller {
     /// way, and looked at with `inner` locked.
     sleeping: Atomic<bool>,
     member: Member,
+    /// What is done when all devices are suspended, or resumed, at once.
+    errand: fn(&Device<Bound>),
+    #[pin]
+    seat: Mutex<Option<Arc<Seat>>>,
     /// Where reads of the configuration space pass.
     #[pin]
     config_reads: Turnstile,
@@ -207,13 +216,15 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    /// `look` is to call [`Controller::look`].
+    /// `look` is to call [`Controller::look`], and `errand` [`Controller::run_errand`].
     pub(crate) fn new(
         revision: Option<Revision>,
         look: fn(&Device<Bound>),
+        errand: fn(&Device<Bound>),
     ) -> impl PinInit<Self, Error> {
         let inner = lock_class!(c"suspend::Controller::inner");
         let order = lock_class!(c"suspend::Controller::order");
+        let seat = lock_class!(c"suspend::Controller::seat");
         try_pin_init!(Self {
             revision,
             inner <- Mutex::new(Inner {
@@ -241,6 +252,8 @@ impl Controller {
             interruption <- Interruption::new(),
             sleeping: Atomic::new(false),
             member: Member::new()?,
+            errand,
+            seat <- Mutex::new(None, seat.0, seat.1),
             config_reads <- Turnstile::new(),
             fate: FateCell::new(),
             watch <- Later::new(look),
@@ -298,6 +311,8 @@ impl Controller {
 
         let directory = Directory::new(dev.index(), self.records.clone())?;
         self.inner.lock().directory = Some(directory);
+        let seat = group::join(dev, self.errand)?;
+        *self.seat.lock() = Some(seat);
         Ok(())
     }
 
@@ -306,13 +321,39 @@ impl Controller {
         self.interruption.unbinding();
     }
 
+    /// The same, and nothing is asked of it any more together with all others; what is under way is
+    /// waited for. May sleep.
+    pub(crate) fn leave_group(&self) {
+        self.unbind();
+        let seat = self.seat.lock().take();
+        if let Some(seat) = seat {
+            group::leave(&seat);
+        }
+    }
+
+    /// Does what is asked of all devices at once.
+    pub(crate) fn run_errand(&self, ops: &dyn Operations, dev: &Device<Bound>) {
+        let Some(seat) = self.seat.lock().clone() else {
+            return;
+        };
+        group::carry_out(&seat, |goal, limit| {
+            self.request(ops, dev, goal, Some(limit)).map_err(|error| {
+                match self.stats().last_error {
+                    Some(failure) if failure.error == error => failure,
+                    _ => Failure::new(error, "the request was refused"),
+                }
+            })
+        });
+    }
+
     /// Watches a device while it is unbound: the virtio core passes no configuration changes on any
     /// more, by which it could say that it needs a reset.
     ///
     /// The device lock must be held, and `cancel` called before the device is stopped.
     pub(crate) fn watch_unbind(&self, dev: &Device<Bound>) {
-        // It is known already, unless the device was bound before the notifier was registered.
-        self.unbind();
+        // Of the former it is known already, unless the device was bound before the notifier was
+        // registered.
+        self.leave_group();
         self.watch_start(dev);
     }
 
@@ -418,6 +459,7 @@ impl Controller {
     /// The device is about to be unbound, and nobody but the caller uses the controller: nothing is
     /// done later any more, and nothing shown. May sleep.
     pub(crate) fn close(&self) {
+        self.leave_group();
         self.watch.close();
         let directory = self.inner.lock().directory.take();
         drop(directory);
@@ -502,6 +544,9 @@ impl Controller {
     fn announce(&self, dev: &Device<Bound>, change: Change, result: Result) {
         if change.lets_go() {
             self.member.let_go();
+            if let Some(seat) = &*self.seat.lock() {
+                seat.let_go();
+            }
         }
         trace::transition(dev, change.from, change.to, result);
         sysfs::notify(dev);

@@ -84,6 +84,28 @@ impl Interruption {
     }
 }
 
+/// The deadline of a request to several devices.
+pub(super) struct Limit<'a> {
+    started: Instant<Monotonic>,
+    timeout_ms: u32,
+    /// Whether nobody is to wait any more.
+    called_off: &'a Atomic<bool>,
+}
+
+impl<'a> Limit<'a> {
+    pub(super) fn new(
+        started: Instant<Monotonic>,
+        timeout_ms: u32,
+        called_off: &'a Atomic<bool>,
+    ) -> Self {
+        Self {
+            started,
+            timeout_ms,
+            called_off,
+        }
+    }
+}
+
 /// How long a request is to wait for a device, whatever it waits for: it has one deadline.
 ///
 /// Whoever waits for something that can take its time asks in between, by
@@ -94,6 +116,7 @@ pub struct Patience<'a> {
     started: Instant<Monotonic>,
     timeout: Delta,
     interruption: Option<&'a Interruption>,
+    called_off: Option<&'a Atomic<bool>>,
 }
 
 impl<'a> Patience<'a> {
@@ -103,6 +126,17 @@ impl<'a> Patience<'a> {
             started: Instant::now(),
             timeout: Delta::from_millis(timeout_ms.into()),
             interruption: Some(interruption),
+            called_off: None,
+        }
+    }
+
+    /// One that lasts as long as that of a request to several devices, of which this is one.
+    pub(super) fn within(limit: &Limit<'a>, interruption: &'a Interruption) -> Self {
+        Self {
+            started: limit.started,
+            timeout: Delta::from_millis(limit.timeout_ms.into()),
+            interruption: Some(interruption),
+            called_off: Some(limit.called_off),
         }
     }
 
@@ -113,6 +147,7 @@ impl<'a> Patience<'a> {
             started: Instant::now(),
             timeout: Delta::from_millis(timeout_ms.into()),
             interruption: None,
+            called_off: None,
         }
     }
 
@@ -170,8 +205,9 @@ impl<'a> Patience<'a> {
         if let Some(why) = self.interruption.and_then(Interruption::reason) {
             return Err(why);
         }
+        let called_off = self.called_off.is_some_and(|called| called.load(Acquire));
         // SAFETY: Any context.
-        if unsafe { bindings::fatal_signal_pending() } {
+        if called_off || unsafe { bindings::fatal_signal_pending() } {
             return Err(Reason::Killed);
         }
         Ok(())
@@ -180,7 +216,8 @@ impl<'a> Patience<'a> {
     /// Sleeps for about `ns` nanoseconds, whether the deadline is over or not, or until there is
     /// another reason not to. May sleep.
     pub(super) fn sleep(&self, ns: i64) -> Result<(), Reason> {
-        let Some(interruption) = self.interruption else {
+        // What is called off is not woken.
+        let (Some(interruption), None) = (self.interruption, self.called_off) else {
             let mut left = ns;
             while left > 0 {
                 self.interrupted()?;

@@ -61,7 +61,7 @@ use crate::{
 };
 
 /// The name of the directory.
-const DIRECTORY: &CStr = c"suspend";
+pub(super) const DIRECTORY: &CStr = c"suspend";
 
 /// A file of the directory.
 trait File {
@@ -223,6 +223,15 @@ unsafe impl Sync for Attributes {}
 type Show = fn(&dyn Operations, &mut Formatter<'_>) -> fmt::Result;
 type Store = fn(&dyn Operations, &Device<Bound>, &BStr) -> Result;
 
+/// What a line that is written to a file `request` asks for.
+pub(super) fn goal_of(line: &BStr) -> Result<Goal> {
+    match &**line {
+        b"suspend" => Ok(Goal::Suspend),
+        b"resume" => Ok(Goal::Resume),
+        _ => Err(EINVAL),
+    }
+}
+
 fn stats(ops: &dyn Operations) -> Stats {
     ops.controller().stats()
 }
@@ -237,12 +246,8 @@ files! {
 
     RequestFile: c"request" {
         const STORE: Option<Store> = Some(|ops, dev, line| {
-            let goal = match &**line {
-                b"suspend" => Goal::Suspend,
-                b"resume" => Goal::Resume,
-                _ => return Err(EINVAL),
-            };
-            ops.controller().request(ops, dev, goal)
+            let goal = goal_of(line)?;
+            ops.controller().request(ops, dev, goal, None)
         });
     }
 

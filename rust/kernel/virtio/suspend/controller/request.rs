@@ -18,7 +18,10 @@ use super::{
             Refusal, //
         },
         operations::Operations,
-        patience::Patience,
+        patience::{
+            Limit,
+            Patience, //
+        },
         protocol::{
             Goal,
             Revision, //
@@ -35,7 +38,8 @@ use crate::{
 };
 
 impl Controller {
-    /// Suspends or resumes the device; returns when it is done. May sleep.
+    /// Suspends or resumes the device; returns when it is done. `limit` is the deadline, if it is
+    /// not the device's own. May sleep.
     ///
     /// # Errors
     ///
@@ -45,6 +49,7 @@ impl Controller {
         ops: &dyn Operations,
         dev: &Device<Bound>,
         goal: Goal,
+        limit: Option<&Limit<'_>>,
     ) -> Result {
         // What is suspended may be what memory is written back to.
         let _no_io = NoIo::enter();
@@ -66,7 +71,10 @@ impl Controller {
             self.member.hold(dev)?;
         }
         let change = inner.machine.begin(goal);
-        let patience = Patience::new(inner.stats.timeout_ms, &self.interruption);
+        let patience = match limit {
+            Some(limit) => Patience::within(limit, &self.interruption),
+            None => Patience::new(inner.stats.timeout_ms, &self.interruption),
+        };
         drop(inner);
         self.announce(dev, change, Ok(()));
         drop(order);

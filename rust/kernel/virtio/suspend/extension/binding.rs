@@ -160,7 +160,7 @@ impl Binding {
                 module,
                 quiescer,
                 obstacle,
-                controller <- Controller::new(revision, look),
+                controller <- Controller::new(revision, look, run_errand),
                 files <- new_mutex!(None),
                 is_gated: Atomic::new(false),
                 gated <- new_mutex!(None),
@@ -194,7 +194,7 @@ impl Binding {
     pub(super) fn end(&self, dev: &Device<Bound>) {
         self.end_exemption(dev);
         // The files are waited for: who waits in a request has to be told before.
-        self.controller.unbind();
+        self.controller.leave_group();
         let files = self.files.lock().take();
         drop(files);
         self.reset_work.close();
@@ -381,6 +381,13 @@ fn look_after_reset(dev: &Device<Bound>) {
 fn look(dev: &Device<Bound>) {
     if let Some(binding) = super::find(dev.as_raw()).and_then(|entry| entry.binding()) {
         binding.controller.look(&*binding, dev);
+    }
+}
+
+/// Has the controller do what is asked of all devices, see [`Controller::run_errand`].
+fn run_errand(dev: &Device<Bound>) {
+    if let Some(binding) = super::find(dev.as_raw()).and_then(|entry| entry.binding()) {
+        binding.controller.run_errand(&*binding, dev);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
         notifier_block,
         virtio_driver, //
     },
+    bus,
     compat::BoundInternal,
     driver::is_native,
     suspend::{
@@ -63,7 +64,7 @@ impl Watch {
     pub(super) fn new(module: &'static ThisModule) -> Result<Pin<KBox<Self>>> {
         let this = KBox::pin(
             Self {
-                bus: find_bus(module)?,
+                bus: bus::find(module)?,
                 drivers: Opaque::new(notifier_block {
                     notifier_call: Some(drivers_changed),
                     ..Default::default()
@@ -96,34 +97,6 @@ impl PinnedDrop for Watch {
         // SAFETY: The bus and the notifier are valid.
         unsafe { bindings::bus_unregister_notifier(self.bus, self.drivers.get()) };
     }
-}
-
-/// Finds the virtio bus, which is not exported: it is that of every virtio driver.
-fn find_bus(module: &'static ThisModule) -> Result<*const bus_type> {
-    struct Ids([bindings::virtio_device_id; 1]);
-
-    // SAFETY: The table is only read.
-    unsafe impl Sync for Ids {}
-
-    // An empty table: the driver is for no device.
-    static IDS: Ids = Ids([bindings::virtio_device_id {
-        device: 0,
-        vendor: 0,
-    }]);
-
-    let mut driver = KBox::new(virtio_driver::default(), GFP_KERNEL)?;
-    driver.driver.name = c"virtio_suspend".as_char_ptr();
-    driver.id_table = IDS.0.as_ptr();
-    let raw = &raw mut *driver;
-
-    // SAFETY: The driver is valid, has a name and a table of ids, and stays where it is until it is
-    // unregistered.
-    to_result(unsafe { bindings::__register_virtio_driver(raw, module.as_ptr()) })?;
-    // SAFETY: The registration has set the bus.
-    let bus = unsafe { (*raw).driver.bus };
-    // SAFETY: The driver has been registered right above.
-    unsafe { bindings::unregister_virtio_driver(raw) };
-    Ok(bus)
 }
 
 /// Returns the virtio driver that the device has. The device lock must be held.
