@@ -19,6 +19,8 @@ use crate::{
     Feature, //
 };
 
+#[path = "driver/calls.rs"]
+mod calls;
 #[path = "driver/freeze.rs"]
 mod freeze;
 #[path = "driver/keys.rs"]

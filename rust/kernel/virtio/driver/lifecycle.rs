@@ -21,10 +21,8 @@ use kernel::{
             Acquire,
             Atomic,
             Full,
-            Relaxed,
             Release, //
         },
-        rcu,
         Arc,
         Mutex,
         SetOnce, //
@@ -39,11 +37,7 @@ use super::{
 };
 use crate::{
     bindings,
-    compat::{
-        local_interrupt_disable,
-        raw_try_init,
-        BoundInternal, //
-    },
+    compat::raw_try_init,
     queue::RawQueue,
     suspend::{
         self,
@@ -121,7 +115,7 @@ pub(crate) struct Common {
     #[pin]
     pub(super) reset_work: Later,
     /// Whether callbacks reach the driver: its data is there, and the device works for it.
-    live: Atomic<bool>,
+    pub(super) live: Atomic<bool>,
     /// Whether the driver's data is there: from the end of its probe until it is torn down.
     populated: Atomic<bool>,
     #[pin]
@@ -267,94 +261,6 @@ impl<T: Driver + 'static> Adapter<T> {
         }
         found
     };
-
-    const OPS: Ops = Ops {
-        callback: Self::used_callback,
-        used: Self::used,
-        gate: Self::gate,
-        ungate: Self::ungate,
-        stop: Self::stop_locked,
-        restart: Self::restart_locked,
-        give_up: Self::give_up,
-    };
-
-    /// Has the controller look at a device, see [`suspend::Controller::look`].
-    fn look(dev: &Device<Bound>) {
-        // SAFETY: Called by the controller in the `Common` of a device that this adapter has
-        // probed, before `tear_down` is over.
-        let common = unsafe { common_of(dev) };
-        common.controller.look(common, dev);
-    }
-
-    /// Has the controller do what is asked of all devices, see [`suspend::Controller::run_errand`].
-    fn run_errand(dev: &Device<Bound>) {
-        // SAFETY: As in `look`.
-        let common = unsafe { common_of(dev) };
-        common.controller.run_errand(common, dev);
-    }
-
-    fn used(dev: &Device<Bound>, index: usize) {
-        // Interrupts are not disabled if the controller calls, nor in the handlers of transports
-        // that are not interrupted themselves.
-        let irq = local_interrupt_disable();
-        // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
-        // probed.
-        let keys = unsafe { Self::private(dev) }.keys.as_ref();
-        if let Some(key) = keys.and_then(|keys| keys.get(index)) {
-            // SAFETY: As above, and only while that is live or its controller gated.
-            unsafe { Self::with_data(dev, |data| T::used(dev, data, *key, &irq)) };
-        }
-    }
-
-    fn gate(dev: &Device<Bound>, patience: &Patience<'_>) -> Result<(), Failure> {
-        // SAFETY: As in `used`.
-        unsafe { Self::with_data(dev, |data| T::Suspend::gate(dev, data, patience)) }
-    }
-
-    fn ungate(dev: &Device<Bound>) {
-        // SAFETY: As in `used`.
-        unsafe { Self::with_data(dev, |data| T::Suspend::ungate(dev, data)) };
-    }
-
-    pub(super) fn give_up(dev: &Device<Bound>) {
-        dev.common().given_up.store(true, Relaxed);
-        // SAFETY: As in `used`; the device lock is held, so that the data stays.
-        unsafe { Self::with_data(dev, |data| T::give_up(dev, data)) };
-    }
-
-    /// The device has changed its configuration.
-    fn config_work(dev: &Device<Bound>) {
-        if dev.common().live.load(Acquire) {
-            // SAFETY: The data is initialised, since the device is live. It is not dropped before
-            // the work has been cancelled, after `live` is cleared.
-            unsafe { Self::with_data(dev, |data| T::config_changed(dev, data)) };
-        }
-    }
-
-    /// The driver has asked for it.
-    fn poll_work(dev: &Device<Bound>) {
-        if dev.common().live.load(Acquire) {
-            // SAFETY: As in `config_work`.
-            unsafe { Self::with_data(dev, |data| T::poll(dev, data)) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As for `Ops::stop`.
-    unsafe fn stop_locked(dev: &Device<Bound>) {
-        // SAFETY: The device is bound, and by the safety requirements its lock is held for as long
-        // as this runs.
-        Self::stop(unsafe { Self::core(dev.as_raw()) });
-    }
-
-    /// # Safety
-    ///
-    /// As for `Ops::restart`.
-    unsafe fn restart_locked(dev: &Device<Bound>) -> Result {
-        // SAFETY: As in `stop_locked`.
-        Self::restart(unsafe { Self::core(dev.as_raw()) })
-    }
 
     pub(super) extern "C" fn probe_callback(vdev: *mut bindings::virtio_device) -> c_int {
         // SAFETY: The virtio core calls this with the valid device that it probes.
@@ -567,47 +473,5 @@ impl<T: Driver + 'static> Adapter<T> {
         }
         // As in `tear_down`.
         dev.common().cancel();
-    }
-
-    extern "C" fn used_callback(vq: *mut bindings::virtqueue) {
-        // SAFETY: The transport calls this with a valid virtqueue, of a valid device.
-        let (vdev, index) = unsafe { ((*vq).vdev, (*vq).index) };
-        // SAFETY: As above. The device is bound: `stop` waits for this callback.
-        // INVARIANT: The reference stays within the callback.
-        let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
-
-        let _rcu = rcu::read_lock();
-        // SAFETY: As above, and the virtqueue has been set up by a driver's probe.
-        let common = unsafe { common_of(dev) };
-        if common.live.load(Acquire) {
-            // CAST: From 32 bits to at least as many.
-            Self::used(dev, index as usize);
-            // SAFETY: The virtqueue is valid, see above.
-            if unsafe { bindings::virtqueue_is_broken(vq) } {
-                common.controller.look_soon(dev);
-            }
-        }
-    }
-
-    pub(super) extern "C" fn config_changed_callback(vdev: *mut bindings::virtio_device) {
-        // SAFETY: The virtio core calls this with a valid device.
-        // INVARIANT: The reference stays within the callback, and is not used but for a listener,
-        // which only a bound device has.
-        let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
-
-        // Not before the probe has succeeded and not after `remove` began: nearly so. After a reset
-        // of the function the virtio core lets callbacks through again without the device lock, to
-        // a device that may be about to be probed, or unbound.
-        //
-        // SAFETY: `tear_down` takes the listener away, and waits for this, before it is freed.
-        let Some(common) = (unsafe { dev.config_listener() }) else {
-            return;
-        };
-        if common.live.load(Acquire) {
-            // What is scheduled after the work has been closed is not done.
-            common.config_work.schedule_now(dev);
-            // It may be that the device needs a reset.
-            common.controller.look_soon(dev);
-        }
     }
 }
