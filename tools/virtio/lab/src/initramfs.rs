@@ -109,6 +109,7 @@ const MODULES: &[&str] = &[
     "evdev",
     "ext4",
     "virtio_blk",
+    "virtio_input",
     "virtio_mmio",
     "virtio_net",
     "virtio-rng",
