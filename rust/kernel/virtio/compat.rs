@@ -9,6 +9,21 @@
 //! Upstream there is no such file: each of the items is imported from where the first module has
 //! it from.
 
+use kernel::prelude::*;
+
+use crate::bindings::{
+    kobj_attribute,
+    kobject, //
+};
+
+/// Reads a file in sysfs.
+pub(crate) type KobjShow =
+    unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *mut c_char) -> isize;
+
+/// Writes to a file in sysfs.
+pub(crate) type KobjStore =
+    unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *const c_char, usize) -> isize;
+
 #[cfg(linux_7_3)]
 mod items {
     pub use kernel::{
@@ -37,11 +52,28 @@ mod items {
 
     use kernel::device_id::IdArray;
 
-    use crate::DeviceId;
+    use super::{
+        KobjShow,
+        KobjStore, //
+    };
+    use crate::{
+        bindings,
+        DeviceId, //
+    };
 
     /// Whether virtio_net bears it that its virtqueues are marked as broken. Else
     /// `virtnet_poll_cleantx` looks for used buffers for ever.
     pub const NET_BEARS_BROKEN: bool = true;
+
+    /// Sets what is called when a file is read, and when it is written.
+    pub(crate) const fn set_kobj_attribute(
+        attribute: &mut bindings::kobj_attribute,
+        show: Option<KobjShow>,
+        store: Option<KobjStore>,
+    ) {
+        attribute.__bindgen_anon_1.show = show;
+        attribute.__bindgen_anon_2.store = store;
+    }
 
     /// Makes a table of devices.
     pub const fn device_ids<const N: usize>(ids: [DeviceId; N]) -> IdArray<DeviceId, (), N> {
@@ -93,6 +125,10 @@ mod items {
         types::NotThreadSafe, //
     };
 
+    use super::{
+        KobjShow,
+        KobjStore, //
+    };
     use crate::{
         bindings,
         DeviceId, //
@@ -130,6 +166,16 @@ mod items {
     pub(crate) const fn this_module<M: kernel::ModuleMetadata>() -> ThisModule {
         // SAFETY: The module loader has made it, and it lives as long as the code.
         unsafe { ThisModule::from_ptr((&raw const kernel::bindings::__this_module).cast_mut()) }
+    }
+
+    /// The same: they are plain fields.
+    pub(crate) const fn set_kobj_attribute(
+        attribute: &mut bindings::kobj_attribute,
+        show: Option<KobjShow>,
+        store: Option<KobjStore>,
+    ) {
+        attribute.show = show;
+        attribute.store = store;
     }
 
     /// As above: `virtqueue_enable_cb_delayed` does not look whether the virtqueue is broken.

@@ -50,6 +50,11 @@ use crate::{
         kobject, //
     },
     bus,
+    compat::{
+        set_kobj_attribute,
+        KobjShow,
+        KobjStore, //
+    },
     sync::NoIo, //
 };
 
@@ -81,14 +86,16 @@ impl Attribute {
     const fn new<F: File>() -> Self {
         let mut this: kobj_attribute = pin_init::zeroed();
         this.attr.name = as_char_ptr_in_const_context(F::NAME);
+        let (mut file_show, mut file_store): (Option<KobjShow>, Option<KobjStore>) = (None, None);
         if F::SHOW.is_some() {
             this.attr.mode |= 0o444;
-            this.__bindgen_anon_1.show = Some(show::<F>);
+            file_show = Some(show::<F>);
         }
         if F::STORE.is_some() {
             this.attr.mode |= 0o200;
-            this.__bindgen_anon_2.store = Some(store::<F>);
+            file_store = Some(store::<F>);
         }
+        set_kobj_attribute(&mut this, file_show, file_store);
         Self(this)
     }
 }
