@@ -6,6 +6,8 @@ use crate::kernel::{Kernel, NOT_STABLE, TRIED};
 use crate::process::{announce, output_of, run_logged};
 use crate::tree::{make_dir, Tree};
 use anyhow::{bail, Context, Result};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,13 +102,40 @@ fn index(out: &Path, kernel: &Kernel) -> Result<PathBuf> {
         out.display()
     );
     fs::write(&config, text).with_context(|| format!("can't write {}", config.display()))?;
-    let base = out.join("index");
-    let dir = make_dir(base.join("lib/modules").join(release))?;
+    let inside = Path::new("lib/modules").join(release);
+    let (base, new) = (out.join("index"), out.join("index.new"));
+    make_dir(new.join(&inside))?;
     let mut depmod = Command::new("depmod");
     depmod.arg("--config").arg(&config);
     depmod.arg("--basedir").arg(&kernel.root);
-    output_of(depmod.arg("--outdir").arg(&base).arg(release))?;
+    output_of(depmod.arg("--outdir").arg(&new).arg(release))?;
+    let dir = make_dir(base.join(&inside))?;
+    // A guest may have it, which finds nothing any more if it is replaced.
+    if !is_same(&dir, &new.join(&inside))? {
+        fs::remove_dir_all(&base).context("can't remove the index of the modules")?;
+        fs::rename(&new, &base).context("can't put the index of the modules in place")?;
+    } else {
+        fs::remove_dir_all(&new).context("can't remove what is there already")?;
+    }
     Ok(dir)
+}
+
+/// Whether two directories have the same files.
+fn is_same(one: &Path, other: &Path) -> Result<bool> {
+    Ok(contents(one)? == contents(other)?)
+}
+
+/// The files in a directory, and what is in them.
+fn contents(dir: &Path) -> Result<BTreeMap<OsString, Vec<u8>>> {
+    let cant_read = || format!("can't read {}", dir.display());
+    fs::read_dir(dir)
+        .with_context(cant_read)?
+        .map(|entry| {
+            let entry = entry.with_context(cant_read)?;
+            let bytes = fs::read(entry.path()).with_context(cant_read)?;
+            Ok((entry.file_name(), bytes))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -123,5 +152,23 @@ mod tests {
             assert!(is_warning(line), "{line}");
         }
         assert!(!is_warning("  RUSTC [M] rust/kernel/virtio/warning.o"));
+    }
+
+    #[test]
+    fn directories_are_compared_by_what_is_in_them() {
+        let dir = std::env::temp_dir().join(format!("lab-index-{}", std::process::id()));
+        let [one, other] = ["one", "other"].map(|name| dir.join(name));
+        for path in [&one, &other] {
+            fs::create_dir_all(path).unwrap();
+            fs::write(path.join("modules.dep"), "a.ko:\n").unwrap();
+        }
+        assert!(is_same(&one, &other).unwrap());
+        fs::write(other.join("modules.alias"), "").unwrap();
+        assert!(!is_same(&one, &other).unwrap());
+        fs::write(one.join("modules.alias"), "").unwrap();
+        assert!(is_same(&one, &other).unwrap());
+        fs::write(one.join("modules.dep"), "b.ko:\n").unwrap();
+        assert!(!is_same(&one, &other).unwrap());
+        fs::remove_dir_all(&dir).unwrap();
     }
 }
