@@ -350,12 +350,13 @@ def unbind_under_load():
         one.device.bind()
 
 
-@case("the system does not go to sleep while an interface is suspended")
+@case("the system does not go to sleep while an interface is suspended that would be reset")
 def sleep():
     sleep_state = Path("/sys/power/state")
     if "freeze" not in sleep_state.read_text().split():
         raise Skip("the kernel can't suspend to idle")
     with network() as (one, other):
+        one.device.write("sleep", "reset")
         one.device.request("suspend")
         log = KernelLog()
         expect_errno("EBUSY", "to go to sleep", sleep_state.write_text, "freeze")
@@ -364,6 +365,7 @@ def sleep():
                 "the log does not name the device")
         expect(one.device.state, "suspended", "state")
         one.device.request("resume")
+        one.device.write("sleep", "keep")
         expect(one.ping(other), 0, "lost pings")
 
 
