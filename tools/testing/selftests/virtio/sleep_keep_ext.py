@@ -201,8 +201,7 @@ def replayed(mode):
         serve(present)
         sleep_and_see(mode, present)
         serve(present)
-        # Their gates don't outlast a reset: one that is suspended and can't be kept would keep the
-        # system awake.
+        # virtio_rng that is suspended and would be reset keeps the system awake, as virtio_net does.
         kept = [dev for dev in present if can_keep(dev, mode)]
         require(kept, "no device can keep its state")
         for dev in kept:
