@@ -226,25 +226,24 @@ impl Gate for Detached {
 
 impl Drop for Detached {
     fn drop(&mut self) {
+        let replaying = REPLAYING.lock();
         // SAFETY: The pairing call is below.
         unsafe { bindings::local_bh_disable() };
-        {
-            let _replaying = REPLAYING.lock();
-            for_each(&self.dev, |vq| {
-                // SAFETY: The virtqueue is valid, here and below.
-                let (index, has_own) = unsafe { ((*vq).index, own_callback(vq).is_some()) };
-                let taken = self.callbacks.iter().find(|taken| taken.0 == index);
-                if let (false, Some((_, callback))) = (has_own, taken) {
-                    // SAFETY: Without one of its own it has `HELD`, and this is what it had before.
-                    // The context is that of `for_each`.
-                    unsafe { replay(vq, *callback) };
-                }
-            });
-        }
+        for_each(&self.dev, |vq| {
+            // SAFETY: The virtqueue is valid, here and below.
+            let (index, has_own) = unsafe { ((*vq).index, own_callback(vq).is_some()) };
+            let taken = self.callbacks.iter().find(|taken| taken.0 == index);
+            if let (false, Some((_, callback))) = (has_own, taken) {
+                // SAFETY: Without one of its own it has `HELD`, and this is what it had before.
+                // The context is that of `for_each`.
+                unsafe { replay(vq, *callback) };
+            }
+        });
         // What was raised above is run now, as after an interrupt.
         //
         // SAFETY: Bottom halves have been disabled above.
         unsafe { bindings::local_bh_enable() };
+        drop(replaying);
         DETACHED.fetch_sub(1, Full);
     }
 }
