@@ -167,6 +167,12 @@ void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t
 	INIT_DELAYED_WORK(work, func);
 }
 
+/* Work that waits for work as above: it has a lock class of its own. */
+void rust_virtio_helper_init_waiting_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
+}
+
 struct workqueue_struct *rust_virtio_helper_alloc_rescued_workqueue(const char *name)
 {
 	/*

@@ -57,6 +57,7 @@ int rust_virtio_helper_virtio_pm_freeze(struct virtio_device *vdev);
 int rust_virtio_helper_virtio_pm_restore(struct virtio_device *vdev);
 
 void rust_virtio_helper_init_delayed_work(struct delayed_work *work, work_func_t func);
+void rust_virtio_helper_init_waiting_work(struct delayed_work *work, work_func_t func);
 struct workqueue_struct *rust_virtio_helper_alloc_rescued_workqueue(const char *name);
 bool rust_virtio_helper_queue_delayed_work(struct workqueue_struct *wq, struct delayed_work *work,
 					   unsigned long delay);

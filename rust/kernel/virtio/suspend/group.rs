@@ -200,7 +200,7 @@ pub(super) fn join(dev: &Device<Bound>, work: fn(&Device<Bound>)) -> Result<Arc<
         pin_init!(Seat {
             dev: shared.into(),
             turn,
-            work <- Later::new(work),
+            work <- Later::waiting(work),
             assigned: Atomic::new(false),
             held: Atomic::new(false),
         }),

@@ -104,11 +104,24 @@ unsafe impl Sync for Later {}
 impl Later {
     /// Creates an initializer for work that calls `f`, in process context.
     pub(crate) fn new(f: fn(&Device<Bound>)) -> impl PinInit<Self> {
+        Self::with(f, bindings::init_delayed_work)
+    }
+
+    /// The same for work that waits for other work for the device.
+    pub(crate) fn waiting(f: fn(&Device<Bound>)) -> impl PinInit<Self> {
+        Self::with(f, bindings::init_waiting_work)
+    }
+
+    fn with(
+        f: fn(&Device<Bound>),
+        init: unsafe extern "C" fn(*mut bindings::delayed_work, bindings::work_func_t),
+    ) -> impl PinInit<Self> {
         // INVARIANT: The work is not pending.
         pin_init!(Self {
-            work <- Opaque::ffi_init(|slot: *mut bindings::delayed_work| {
-                // SAFETY: `slot` is valid for writing, and pinned.
-                unsafe { bindings::init_delayed_work(slot, Some(Self::callback)) };
+            work <- Opaque::ffi_init(move |slot: *mut bindings::delayed_work| {
+                // SAFETY: `slot` is valid for writing, and pinned; both callers pass a function
+                // that initialises it.
+                unsafe { init(slot, Some(Self::callback)) };
             }),
             dev: Atomic::new(null_mut()),
             f,
