@@ -147,6 +147,7 @@ struct Times {
     least: i64,
     most: i64,
     sum: i64,
+    count: i64,
 }
 
 impl Times {
@@ -155,6 +156,7 @@ impl Times {
             least: i64::MAX,
             most: 0,
             sum: 0,
+            count: 0,
         }
     }
 
@@ -163,6 +165,11 @@ impl Times {
         self.least = self.least.min(us);
         self.most = self.most.max(us);
         self.sum += us;
+        self.count += 1;
+    }
+
+    fn mean(&self) -> i64 {
+        self.sum.checked_div(self.count).unwrap_or(0)
     }
 }
 
@@ -177,14 +184,13 @@ pub(super) fn cycles(rig: &mut Rig<'_>) -> Test {
     }
     let ms = began.elapsed().as_millis();
     rig.works()?;
-    let count = i64::from(cycles);
     rig.seen.put(fmt!(
         "{cycles} in {ms} ms; suspend {}/{}/{} us, resume {}/{}/{} us (least/mean/most)",
         suspends.least,
-        suspends.sum / count,
+        suspends.mean(),
         suspends.most,
         resumes.least,
-        resumes.sum / count,
+        resumes.mean(),
         resumes.most
     ));
     Ok(())
