@@ -36,7 +36,6 @@ const DEBUG_CASES: &[&str] = &[
     "s2idle: an input device suspended by hand*",
     "s2idle: an entropy device and a disk that refuse *",
     "s2idle: all devices, *",
-    "s2idle: virtio_rng and virtio_input, *",
     "deep: an entropy device and a disk that forget *",
     "deep: a disk under load *",
     "deep: disks under load *",
