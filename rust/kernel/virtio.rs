@@ -82,6 +82,8 @@ pub mod status;
 pub mod suspend;
 #[path = "virtio/sync.rs"]
 pub mod sync;
+#[path = "virtio/sysfs.rs"]
+mod sysfs;
 #[path = "virtio/input.rs"]
 pub mod virtio_input;
 

@@ -10,8 +10,6 @@ use kernel::{
         AsBusDevice,
         Bound, //
     },
-    error::from_result,
-    page::PAGE_SIZE,
     prelude::*,
     str::{
         as_char_ptr_in_const_context,
@@ -23,14 +21,17 @@ use super::{
     Disk,
     Operations, //
 };
-use crate::bindings::{
-    self,
-    attribute,
-    attribute_group,
-    device,
-    device_attribute,
-    kobject,
-    umode_t, //
+use crate::{
+    bindings::{
+        self,
+        attribute,
+        attribute_group,
+        device,
+        device_attribute,
+        kobject,
+        umode_t, //
+    },
+    sysfs, //
 };
 
 /// A file of a disk of `T`. It can be read by all, and written by root if it can be written.
@@ -133,12 +134,14 @@ unsafe extern "C" fn show<T: Operations, A: Attribute<T>>(
 ) -> isize {
     // SAFETY: The driver core calls this for a disk that has not been deleted yet: that waits.
     let (disk, parent) = unsafe { disk(dev) };
-    // SAFETY: The driver core passes a zeroed buffer of `PAGE_SIZE` bytes, for this call alone.
-    let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
-    let mut output = Output { page, len: 0 };
-
-    // CAST: At most a page.
-    from_result(|| A::show(disk, parent, &mut output).map(|()| output.len as isize))
+    // SAFETY: As above, with a buffer for this call.
+    unsafe {
+        sysfs::show(buf, |page| {
+            let mut output = Output { page, len: 0 };
+            A::show(disk, parent, &mut output)?;
+            Ok(output.len)
+        })
+    }
 }
 
 unsafe extern "C" fn store<T: Operations, A: Attribute<T>>(
@@ -149,12 +152,8 @@ unsafe extern "C" fn store<T: Operations, A: Attribute<T>>(
 ) -> isize {
     // SAFETY: As in `show`.
     let (disk, parent) = unsafe { disk(dev) };
-    // SAFETY: `buf` is valid for reading `count` bytes during the call.
-    let bytes = unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), count) };
-    let line = BStr::from_bytes(bytes.strip_suffix(b"\n").unwrap_or(bytes));
-
-    // CAST: At most a page.
-    from_result(|| A::store(disk, parent, line).map(|()| count as isize))
+    // SAFETY: As in `show`.
+    unsafe { sysfs::store(buf, count, |line| A::store(disk, parent, line)) }
 }
 
 unsafe extern "C" fn is_visible<T: Operations>(

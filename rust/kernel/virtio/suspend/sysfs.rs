@@ -2,8 +2,7 @@
 
 //! The directory `suspend` of a device in sysfs.
 //!
-//! Documentation/ABI/testing/sysfs-bus-virtio-suspend. There is no abstraction of sysfs attributes
-//! in the kernel crate yet: this module is one, as small as what is needed here.
+//! Documentation/ABI/testing/sysfs-bus-virtio-suspend.
 
 use core::ptr::{
     null,
@@ -13,15 +12,11 @@ use core::ptr::{
 use kernel::{
     container_of,
     device::Bound,
-    error::{
-        from_result,
-        to_result, //
-    },
+    error::to_result,
     fmt::{
         self,
         Write as _, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     str::{
         as_char_ptr_in_const_context,
@@ -45,34 +40,26 @@ use super::{
 use crate::{
     bindings::{
         self,
-        attribute,
         attribute_group,
-        attribute_group__bindgen_ty_2,
         device,
-        device_attribute,
-        umode_t, //
+        device_attribute, //
     },
     compat::{
         BoundInternal,
         EOPNOTSUPP, //
     },
     driver::common_of,
+    sysfs::{
+        self,
+        Attributes,
+        File,
+        Group, //
+    },
     Device, //
 };
 
 /// The name of the directory.
 pub(super) const DIRECTORY: &CStr = c"suspend";
-
-/// A file of the directory.
-trait File {
-    const NAME: &'static CStr;
-
-    /// What the file shows, [`None`] if it can't be read.
-    const SHOW: Option<Show> = None;
-
-    /// What is done with a line that is written to the file, [`None`] if it can't be written.
-    const STORE: Option<Store> = None;
-}
 
 /// A `struct device_attribute` that can be a static.
 #[repr(transparent)]
@@ -82,17 +69,10 @@ struct Attribute(device_attribute);
 unsafe impl Sync for Attribute {}
 
 impl Attribute {
-    const fn new<F: File, O: Owner>() -> Self {
-        let mut mode: umode_t = 0;
-        if F::SHOW.is_some() {
-            mode |= 0o444;
-        }
-        if F::STORE.is_some() {
-            mode |= 0o200;
-        }
+    const fn new<F: File<Show, Store>, O: Owner>() -> Self {
         let mut this: device_attribute = pin_init::zeroed();
         this.attr.name = as_char_ptr_in_const_context(F::NAME);
-        this.attr.mode = mode;
+        this.attr.mode = F::MODE;
         if F::SHOW.is_some() {
             this.__bindgen_anon_1.show = Some(show::<F, O>);
         }
@@ -147,27 +127,25 @@ unsafe fn bound<'a>(dev: *mut device) -> &'a Device<Bound> {
     unsafe { &*vdev.cast::<Device<BoundInternal>>() }
 }
 
-unsafe extern "C" fn show<F: File, O: Owner>(
+unsafe extern "C" fn show<F: File<Show, Store>, O: Owner>(
     dev: *mut device,
     _attr: *mut device_attribute,
     buf: *mut c_char,
 ) -> isize {
     // SAFETY: This is called by the driver core.
     let dev = unsafe { bound(dev) };
-    // SAFETY: The driver core passes a zeroed buffer of `PAGE_SIZE` bytes, for this call alone.
-    let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
-    let mut f = Formatter::new(page);
-
-    from_result(|| {
-        let show = F::SHOW.ok_or(EIO)?;
-        // SAFETY: The group is one of the owner's.
-        unsafe { O::with(dev, |ops, _| show(ops, &mut f).map_err(|_| EIO)) }?;
-        // CAST: At most a page.
-        Ok(f.bytes_written() as isize)
-    })
+    // SAFETY: As above, with a buffer for this call. The group is one of the owner's.
+    unsafe {
+        sysfs::show(buf, |page| {
+            let show = F::SHOW.ok_or(EIO)?;
+            let mut f = Formatter::new(page);
+            O::with(dev, |ops, _| show(ops, &mut f).map_err(|_| EIO))?;
+            Ok(f.bytes_written())
+        })
+    }
 }
 
-unsafe extern "C" fn store<F: File, O: Owner>(
+unsafe extern "C" fn store<F: File<Show, Store>, O: Owner>(
     dev: *mut device,
     _attr: *mut device_attribute,
     buf: *const c_char,
@@ -175,17 +153,13 @@ unsafe extern "C" fn store<F: File, O: Owner>(
 ) -> isize {
     // SAFETY: This is called by the driver core.
     let dev = unsafe { bound(dev) };
-    // SAFETY: `buf` is valid for reading `count` bytes during the call.
-    let bytes = unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), count) };
-    let line = BStr::from_bytes(bytes.strip_suffix(b"\n").unwrap_or(bytes));
-
-    from_result(|| {
-        let store = F::STORE.ok_or(EIO)?;
-        // SAFETY: The group is one of the owner's.
-        unsafe { O::with(dev, |ops, dev| store(ops, dev, line)) }?;
-        // CAST: At most a page.
-        Ok(count as isize)
-    })
+    // SAFETY: As above, with a buffer for this call. The group is one of the owner's.
+    unsafe {
+        sysfs::store(buf, count, |line| {
+            let store = F::STORE.ok_or(EIO)?;
+            O::with(dev, |ops, dev| store(ops, dev, line))
+        })
+    }
 }
 
 /// Defines the files, and the array of their attributes.
@@ -194,7 +168,7 @@ macro_rules! files {
         $(
             struct $file;
 
-            impl File for $file {
+            impl File<Show, Store> for $file {
                 const NAME: &'static CStr = $name;
                 $($body)*
             }
@@ -204,7 +178,7 @@ macro_rules! files {
         files!(@array EXTENSION_ATTRIBUTES Extension $($file)*);
     };
     (@array $name:ident $owner:ident $($file:ident)*) => {
-        static $name: Attributes = Attributes([
+        static $name: Attributes<{ 1 + [$(stringify!($file)),*].len() }> = Attributes([
             $({
                 static ATTRIBUTE: Attribute = Attribute::new::<$file, $owner>();
                 &raw const ATTRIBUTE.0.attr
@@ -213,12 +187,6 @@ macro_rules! files {
         ]);
     };
 }
-
-/// A null-terminated array of attributes.
-struct Attributes([*const attribute; 16]);
-
-// SAFETY: The kernel only reads the array, and what it points to.
-unsafe impl Sync for Attributes {}
 
 type Show = fn(&dyn Operations, &mut Formatter<'_>) -> fmt::Result;
 type Store = fn(&dyn Operations, &Device<Bound>, &BStr) -> Result;
@@ -332,26 +300,8 @@ files! {
     }
 }
 
-/// A `struct attribute_group` that can be a static.
-#[repr(transparent)]
-struct Group(attribute_group);
-
-// SAFETY: The kernel only reads a `struct attribute_group`.
-unsafe impl Sync for Group {}
-
-impl Group {
-    const fn new(attributes: &'static Attributes) -> Self {
-        let mut group: attribute_group = pin_init::zeroed();
-        group.name = as_char_ptr_in_const_context(DIRECTORY);
-        group.__bindgen_anon_2 = attribute_group__bindgen_ty_2 {
-            attrs_const: attributes.0.as_ptr(),
-        };
-        Self(group)
-    }
-}
-
-static CRATE: Group = Group::new(&CRATE_ATTRIBUTES);
-static EXTENSION: Group = Group::new(&EXTENSION_ATTRIBUTES);
+static CRATE: Group = Group::named(DIRECTORY, &CRATE_ATTRIBUTES);
+static EXTENSION: Group = Group::named(DIRECTORY, &EXTENSION_ATTRIBUTES);
 
 /// A null-terminated array of groups.
 struct Groups([*const attribute_group; 2]);

@@ -10,15 +10,11 @@ use core::ptr::{
 };
 
 use kernel::{
-    error::{
-        from_result,
-        to_result, //
-    },
+    error::to_result,
     fmt::{
         self,
         Write as _, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     str::{
         as_char_ptr_in_const_context,
@@ -37,15 +33,12 @@ use super::{
         },
     },
     with,
-    Group,
+    Group as Everyone,
     MAX_EXCEPTIONS, //
 };
 use crate::{
     bindings::{
         self,
-        attribute,
-        attribute_group,
-        attribute_group__bindgen_ty_2,
         kobj_attribute,
         kobject, //
     },
@@ -55,25 +48,20 @@ use crate::{
         KobjShow,
         KobjStore, //
     },
-    sync::NoIo, //
+    sync::NoIo,
+    sysfs::{
+        self,
+        Attributes,
+        File,
+        Group, //
+    },
 };
 
 /// What the names of devices begin with.
 const PREFIX: &[u8] = b"virtio";
 
-type Show = fn(&Group, &mut Formatter<'_>) -> fmt::Result;
-type Store = fn(&Group, &BStr) -> Result;
-
-/// A file of the directory.
-trait File {
-    const NAME: &'static CStr;
-
-    /// What the file shows, [`None`] if it can't be read.
-    const SHOW: Option<Show> = None;
-
-    /// What is done with what is written to the file, [`None`] if it can't be written.
-    const STORE: Option<Store> = None;
-}
+type Show = fn(&Everyone, &mut Formatter<'_>) -> fmt::Result;
+type Store = fn(&Everyone, &BStr) -> Result;
 
 /// A `struct kobj_attribute` that can be a static.
 #[repr(transparent)]
@@ -83,16 +71,15 @@ struct Attribute(kobj_attribute);
 unsafe impl Sync for Attribute {}
 
 impl Attribute {
-    const fn new<F: File>() -> Self {
+    const fn new<F: File<Show, Store>>() -> Self {
         let mut this: kobj_attribute = pin_init::zeroed();
         this.attr.name = as_char_ptr_in_const_context(F::NAME);
+        this.attr.mode = F::MODE;
         let (mut file_show, mut file_store): (Option<KobjShow>, Option<KobjStore>) = (None, None);
         if F::SHOW.is_some() {
-            this.attr.mode |= 0o444;
             file_show = Some(show::<F>);
         }
         if F::STORE.is_some() {
-            this.attr.mode |= 0o200;
             file_store = Some(store::<F>);
         }
         set_kobj_attribute(&mut this, file_show, file_store);
@@ -100,39 +87,35 @@ impl Attribute {
     }
 }
 
-unsafe extern "C" fn show<F: File>(
+unsafe extern "C" fn show<F: File<Show, Store>>(
     _kobj: *mut kobject,
     _attr: *mut kobj_attribute,
     buf: *mut c_char,
 ) -> isize {
-    // SAFETY: sysfs passes a zeroed buffer of `PAGE_SIZE` bytes, for this call alone.
-    let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), PAGE_SIZE) };
-    let mut f = Formatter::new(page);
-
-    from_result(|| {
-        let show = F::SHOW.ok_or(EIO)?;
-        with(|group| show(group, &mut f).map_err(|_| EIO))?;
-        // CAST: At most a page.
-        Ok(f.bytes_written() as isize)
-    })
+    // SAFETY: sysfs calls this, with a buffer for this call.
+    unsafe {
+        sysfs::show(buf, |page| {
+            let show = F::SHOW.ok_or(EIO)?;
+            let mut f = Formatter::new(page);
+            with(|group| show(group, &mut f).map_err(|_| EIO))?;
+            Ok(f.bytes_written())
+        })
+    }
 }
 
-unsafe extern "C" fn store<F: File>(
+unsafe extern "C" fn store<F: File<Show, Store>>(
     _kobj: *mut kobject,
     _attr: *mut kobj_attribute,
     buf: *const c_char,
     count: usize,
 ) -> isize {
-    // SAFETY: `buf` is valid for reading `count` bytes during the call.
-    let bytes = unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), count) };
-    let line = BStr::from_bytes(bytes.strip_suffix(b"\n").unwrap_or(bytes));
-
-    from_result(|| {
-        let store = F::STORE.ok_or(EIO)?;
-        with(|group| store(group, line))?;
-        // CAST: At most a page.
-        Ok(count as isize)
-    })
+    // SAFETY: As in `show`.
+    unsafe {
+        sysfs::store(buf, count, |line| {
+            let store = F::STORE.ok_or(EIO)?;
+            with(|group| store(group, line))
+        })
+    }
 }
 
 /// Defines the files, and the array of their attributes.
@@ -141,13 +124,13 @@ macro_rules! files {
         $(
             struct $file;
 
-            impl File for $file {
+            impl File<Show, Store> for $file {
                 const NAME: &'static CStr = $name;
                 $($body)*
             }
         )*
 
-        static ATTRIBUTES: Attributes = Attributes([
+        static ATTRIBUTES: Attributes<{ 1 + [$(stringify!($file)),*].len() }> = Attributes([
             $({
                 static ATTRIBUTE: Attribute = Attribute::new::<$file>();
                 &raw const ATTRIBUTE.0.attr
@@ -156,12 +139,6 @@ macro_rules! files {
         ]);
     };
 }
-
-/// A null-terminated array of attributes.
-struct Attributes([*const attribute; 7]);
-
-// SAFETY: The kernel only reads the array, and what it points to.
-unsafe impl Sync for Attributes {}
 
 /// Writes the names of devices in one line.
 fn write_names(f: &mut Formatter<'_>, numbers: impl Iterator<Item = u32>) -> fmt::Result {
@@ -260,20 +237,7 @@ files! {
     }
 }
 
-/// A `struct attribute_group` that can be a static.
-#[repr(transparent)]
-struct Files(attribute_group);
-
-// SAFETY: The kernel only reads a `struct attribute_group`.
-unsafe impl Sync for Files {}
-
-static FILES: Files = {
-    let mut group: attribute_group = pin_init::zeroed();
-    group.__bindgen_anon_2 = attribute_group__bindgen_ty_2 {
-        attrs_const: ATTRIBUTES.0.as_ptr(),
-    };
-    Files(group)
-};
+static FILES: Group = Group::new(&ATTRIBUTES);
 
 /// The directory, there until it is dropped.
 ///
