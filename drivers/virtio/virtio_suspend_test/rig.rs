@@ -55,6 +55,9 @@ const GRACE: Delta = Delta::from_millis(10);
 /// The most buffers that the device has at a time.
 pub(crate) const MAX_BUFFERS: usize = 32;
 
+/// How many buffers are there when there are to be some.
+pub(crate) const SOME: usize = 4;
+
 /// All virtqueues.
 pub(crate) const ALL: usize = usize::MAX;
 
@@ -150,6 +153,11 @@ impl<'a> Rig<'a> {
         self.seen.clear();
         self.seen.put(why);
         End::Skip
+    }
+
+    /// Says how long something took that went well.
+    pub(crate) fn took(&mut self, time: Delta) {
+        self.seen.put(fmt!("after {} us", time.as_nanos() / 1000));
     }
 
     /// The revision of SUSPEND, of a device that offers it.
@@ -371,25 +379,27 @@ impl<'a> Rig<'a> {
 
     /// The virtqueue of requests.
     pub(crate) fn busy(&mut self) -> Test<Queue> {
-        match self
-            .kind
-            .busy_queue()
-            .and_then(|index| self.queues.get(index))
-        {
+        self.queue(self.kind.busy_queue())
+    }
+
+    /// The virtqueue of buffers that the device keeps, or would if it were not notified of them.
+    pub(crate) fn quiet(&mut self) -> Test<Queue> {
+        self.queue(self.kind.quiet_queue())
+    }
+
+    fn queue(&mut self, index: Option<usize>) -> Test<Queue> {
+        match index.and_then(|index| self.queues.get(index)) {
             Some(queue) => Ok(queue.clone()),
             None => Err(self.skip(fmt!("no traffic is known for this device type"))),
         }
     }
 
-    /// The virtqueue of buffers that the device keeps, or would if it were not notified of them.
-    pub(crate) fn quiet(&mut self) -> Test<Queue> {
-        match self
-            .kind
-            .quiet_queue()
-            .and_then(|index| self.queues.get(index))
-        {
-            Some(queue) => Ok(queue.clone()),
-            None => Err(self.skip(fmt!("no traffic is known for this device type"))),
+    /// Fails if the device, which is suspended, uses a buffer of so many in a while.
+    pub(crate) fn uses_none(&mut self, count: usize, expected: fmt::Arguments<'_>) -> Test {
+        self.stay()?;
+        match self.collect()? {
+            0 => Ok(()),
+            late => Err(self.fail(expected, fmt!("{late} of {count} were"))),
         }
     }
 

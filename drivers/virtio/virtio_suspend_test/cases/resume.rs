@@ -16,15 +16,15 @@ use virtio::Status;
 use crate::{
     parameters,
     report::Test,
-    rig::Rig,
+    rig::{
+        Rig,
+        SOME, //
+    },
     status::{
         Revision,
         RUNNING, //
     },
 };
-
-/// How many buffers are there when there are to be some.
-const SOME: usize = 4;
 
 /// How often it is tried to resume a device while it suspends.
 const AT_ONCE: usize = 2;
@@ -39,7 +39,7 @@ pub(super) fn resume_kept(rig: &mut Rig<'_>) -> Test {
     let took = rig.resume_by(true)?;
     rig.works()?;
     rig.resumes_kept = true;
-    rig.seen.put(fmt!("after {} us", took.as_nanos() / 1000));
+    rig.took(took);
     Ok(())
 }
 
@@ -48,7 +48,7 @@ pub(super) fn resume(rig: &mut Rig<'_>) -> Test {
     rig.suspend()?;
     let took = rig.resume()?;
     rig.works()?;
-    rig.seen.put(fmt!("after {} us", took.as_nanos() / 1000));
+    rig.took(took);
     Ok(())
 }
 
@@ -57,7 +57,7 @@ pub(super) fn resume_cleared(rig: &mut Rig<'_>) -> Test {
     rig.suspend()?;
     let took = rig.resume_by(false)?;
     rig.works()?;
-    rig.seen.put(fmt!("after {} us", took.as_nanos() / 1000));
+    rig.took(took);
     Ok(())
 }
 

@@ -13,13 +13,11 @@ use crate::{
     report::Test,
     rig::{
         Rig,
-        Setup, //
+        Setup,
+        SOME, //
     },
     traffic::Kind, //
 };
-
-/// How many buffers are there when there are to be some.
-const SOME: usize = 4;
 
 pub(super) fn stays(rig: &mut Rig<'_>) -> Test {
     rig.set_up()?;
@@ -35,14 +33,7 @@ pub(super) fn rings(rig: &mut Rig<'_>) -> Test {
     let count = rig.supply(SOME)?;
     rig.suspend()?;
     let before = rig.collect()?;
-    rig.stay()?;
-    let late = rig.collect()?;
-    if late > 0 {
-        return Err(rig.fail(
-            fmt!("no buffer is used while suspended"),
-            fmt!("{late} of {count} were"),
-        ));
-    }
+    rig.uses_none(count, fmt!("no buffer is used while suspended"))?;
     rig.seen.put(fmt!(
         "{} buffers stayed; what the device reads can't be seen",
         count.saturating_sub(before)

@@ -13,12 +13,10 @@ use crate::{
     report::Test,
     rig::{
         Rig,
-        MAX_BUFFERS, //
+        MAX_BUFFERS,
+        SOME, //
     },
 };
-
-/// How many buffers are there when there are to be some.
-const SOME: usize = 4;
 
 /// How often a burst is cut in two.
 const BURSTS: i64 = 8;
@@ -29,7 +27,7 @@ const BURST_STEP_US: i64 = 30;
 pub(super) fn suspend(rig: &mut Rig<'_>) -> Test {
     rig.set_up()?;
     let took = rig.suspend()?;
-    rig.seen.put(fmt!("after {} us", took.as_nanos() / 1000));
+    rig.took(took);
     Ok(())
 }
 
@@ -60,14 +58,10 @@ pub(super) fn in_process(rig: &mut Rig<'_>) -> Test {
     queue.lock().kick();
     rig.suspend()?;
     let before = rig.collect()?;
-    rig.stay()?;
-    let late = rig.collect()?;
-    if late > 0 {
-        return Err(rig.fail(
-            fmt!("no buffer is used after the suspended condition"),
-            fmt!("{late} of {count} were"),
-        ));
-    }
+    rig.uses_none(
+        count,
+        fmt!("no buffer is used after the suspended condition"),
+    )?;
     rig.is_still_suspended()?;
     rig.resume()?;
     rig.works()?;
