@@ -19,7 +19,7 @@ import zlib
 from pathlib import Path
 
 from blk_lib import blocked, change_waits, keeps_freezing
-from ext_lib import drivers, each_driver, extend, unload
+from ext_lib import disk_of, drivers, each_driver, extend, path_of, unload
 from patience_lib import (
     GOALS,
     RESETS,
@@ -67,15 +67,6 @@ def on_disk(function):
         each_driver(function)("virtio_blk", **arguments)
 
     return wrapped
-
-
-def disk_of(dev):
-    found = wait_for(lambda: list((dev.path / "block").glob("*")), "a disk", 5 * PROMPT)
-    return found[0]
-
-
-def path_of(dev):
-    return f"/dev/{disk_of(dev).name}"
 
 
 def reset_of(dev):

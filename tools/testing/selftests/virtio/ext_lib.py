@@ -162,6 +162,17 @@ class Extended(Device):
         expect(self.state, "running", f"state of {self.name}")
 
 
+def disk_of(dev):
+    """The directory in sysfs of a device's disk, once it is there."""
+    found = wait_for(lambda: list((dev.path / "block").glob("*")), "a disk", 5 * PROMPT)
+    return found[0]
+
+
+def path_of(dev):
+    """The file of a device's disk, once it is there."""
+    return f"/dev/{disk_of(dev).name}"
+
+
 def load():
     sh("modprobe", MODULE)
 

@@ -12,7 +12,7 @@ import os
 
 from awake_lib import freezing_ends, sync_ends
 from blk_lib import blocked
-from ext_lib import each_driver
+from ext_lib import each_driver, path_of
 from ext_net_lib import Stream
 from net_lib import cable, inside, is_up
 from sleep_lib import (
@@ -21,7 +21,6 @@ from sleep_lib import (
     can_keep,
     disk_load,
     is_same,
-    path_of,
     prepare,
     refuses_to_sleep,
     requests_survive,

@@ -10,7 +10,7 @@ In s2idle all of them could. In S3 those could whose functions set No_Soft_Reset
 import contextlib
 import os
 
-from ext_lib import drivers, extend
+from ext_lib import drivers, extend, path_of
 from ext_net_lib import Stream
 from net_lib import cable
 from sleep_lib import (
@@ -18,7 +18,6 @@ from sleep_lib import (
     Way,
     can_keep,
     disk_load,
-    path_of,
     refuses_to_sleep,
     sleep,
     sleep_and_see,

@@ -239,12 +239,6 @@ def keeps_state(dev):
     return False
 
 
-def path_of(dev):
-    """The disk of one of the kernel's own drivers."""
-    found = wait_for(lambda: list((dev.path / "block").glob("*")), "a disk", 5 * PROMPT)
-    return f"/dev/{found[0].name}"
-
-
 def can_keep(dev, mode):
     """Whether a device can keep its state: the transport leaves it alone, or its function is left out
     of a suspend to idle.
