@@ -15,7 +15,14 @@ use kernel::{
     device,
     error::to_result,
     prelude::*,
-    sync::aref::AlwaysRefCounted,
+    sync::{
+        aref::AlwaysRefCounted,
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+    },
     time::{
         delay::fsleep,
         Delta, //
@@ -194,6 +201,33 @@ pub(crate) enum TransportSleep {
     Resets,
 }
 
+/// Whether the function of a device has been left out of a sleep of the system, in which the device
+/// keeps its state.
+pub(crate) struct Exemption(Atomic<bool>);
+
+impl Exemption {
+    /// It takes part.
+    pub(crate) const fn new() -> Self {
+        Self(Atomic::new(false))
+    }
+
+    /// Has it left out of the suspend that is under way. May sleep; to be called when the PM core
+    /// suspends the device, and the function can be left out.
+    pub(crate) fn begin(&self, dev: &Device<device::Bound>) {
+        // SAFETY: By the type invariant the pointer is valid; what can be left out is there.
+        unsafe { bindings::virtio_pm_exempt(dev.as_raw(), true) };
+        self.0.store(true, Relaxed);
+    }
+
+    /// It takes part again, if it was left out. May sleep; the device lock is held.
+    pub(crate) fn end(&self, dev: &Device<device::Bound>) {
+        if self.0.xchg(false, Full) {
+            // SAFETY: As in `begin`.
+            unsafe { bindings::virtio_pm_exempt(dev.as_raw(), false) };
+        }
+    }
+}
+
 impl Device {
     /// Returns whether the transport can leave the device as it is in some sleep of the system. May
     /// sleep.
@@ -221,14 +255,6 @@ impl Device<device::Bound> {
                 TransportSleep::Resets
             }
         }
-    }
-
-    /// Has the function left out of the suspend that is under way, or no longer. May sleep; to be
-    /// called when the PM core suspends or resumes the device, the former if the function can be
-    /// left out.
-    pub(crate) fn exempt_parent(&self, exempt: bool) {
-        // SAFETY: By the type invariant the pointer is valid; what can be left out is there.
-        unsafe { bindings::virtio_pm_exempt(self.as_raw(), exempt) };
     }
 
     /// Returns whether `feature` has been negotiated.

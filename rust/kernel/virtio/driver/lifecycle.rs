@@ -38,6 +38,7 @@ use super::{
 use crate::{
     bindings,
     compat::raw_try_init,
+    device::Exemption,
     queue::RawQueue,
     suspend::{
         self,
@@ -124,7 +125,7 @@ pub(crate) struct Common {
     pub(super) frozen: Atomic<bool>,
     /// Whether the function has been left out of the sleep of the system, in which the device keeps
     /// its state.
-    pub(super) exempt: Atomic<bool>,
+    pub(super) exemption: Exemption,
     /// Whether the driver has been told that the device is out of operation for good.
     pub(super) given_up: Atomic<bool>,
 }
@@ -294,7 +295,7 @@ impl<T: Driver + 'static> Adapter<T> {
                     populated: Atomic::new(false),
                     probe <- Mutex::new(Probe::Early, probe.0, probe.1),
                     frozen: Atomic::new(false),
-                    exempt: Atomic::new(false),
+                    exemption: Exemption::new(),
                     given_up: Atomic::new(false),
                 }),
                 keys: SetOnce::new(),
@@ -417,7 +418,7 @@ impl<T: Driver + 'static> Adapter<T> {
         // For good: a callback may ask for it again, and a look at a device that is being stopped
         // would find that it has failed, and stop it, too.
         dev.common().close();
-        dev.common().end_exemption(dev);
+        dev.common().exemption.end(dev);
         Self::stop(dev);
         if dev.common().is_populated() {
             Self::give_up(dev);

@@ -10,16 +10,10 @@
 
 use kernel::{
     container_of,
-    device::{
-        Bound,
-        CoreInternal, //
-    },
+    device::CoreInternal,
     error::from_result,
     prelude::*,
-    sync::atomic::{
-        Full,
-        Relaxed, //
-    },
+    sync::atomic::Relaxed, //
 };
 
 use super::{
@@ -34,16 +28,6 @@ use crate::{
     sync::NoIo,
     Device, //
 };
-
-impl Common {
-    /// The function takes part in the sleep of the system again, if it was left out. The device
-    /// lock is held.
-    pub(super) fn end_exemption(&self, dev: &Device<Bound>) {
-        if self.exempt.xchg(false, Full) {
-            dev.exempt_parent(false);
-        }
-    }
-}
 
 impl<T: Driver + 'static> Adapter<T> {
     /// For `driver.pm`. Hibernation has nothing in it: the transport resets all devices for that.
@@ -89,8 +73,7 @@ impl<T: Driver + 'static> Adapter<T> {
             match common.controller.put_to_sleep(common, dev)? {
                 Bedtime::Kept => {
                     if transport == TransportSleep::CanBeExempt {
-                        dev.exempt_parent(true);
-                        common.exempt.store(true, Relaxed);
+                        common.exemption.begin(dev);
                     }
                     return Ok(());
                 }
@@ -116,7 +99,7 @@ impl<T: Driver + 'static> Adapter<T> {
     fn resume(dev: &Device<CoreInternal<'_>>) -> Result {
         let common = dev.common();
 
-        common.end_exemption(dev);
+        common.exemption.end(dev);
         if common.frozen.load(Relaxed) {
             // The transport has done nothing, or has not come so far.
             return Self::reinitialise(dev, common);

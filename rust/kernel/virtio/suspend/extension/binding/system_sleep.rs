@@ -47,7 +47,10 @@ use crate::{
         self,
         dev_pm_domain, //
     },
-    device::TransportSleep,
+    device::{
+        Exemption,
+        TransportSleep, //
+    },
     suspend::{
         controller::Bedtime,
         fate::Fate,
@@ -108,7 +111,7 @@ pub(in super::super) struct Bed {
     /// Whether the PM core calls for the device.
     is_made: bool,
     /// Whether the function has been left out of the sleep.
-    exempt: Atomic<bool>,
+    exemption: Exemption,
     /// Whether the driver has been stopped, not by the transport.
     stopped: Atomic<bool>,
 }
@@ -117,7 +120,7 @@ impl Bed {
     pub(in super::super) const fn new(is_made: bool) -> Self {
         Self {
             is_made,
-            exempt: Atomic::new(false),
+            exemption: Exemption::new(),
             stopped: Atomic::new(false),
         }
     }
@@ -137,9 +140,7 @@ impl Binding {
     /// The function takes part in the sleep of the system again, if it was left out. The device
     /// lock is held.
     pub(super) fn end_exemption(&self, dev: &Device<Bound>) {
-        if self.bed.exempt.xchg(false, Full) {
-            dev.exempt_parent(false);
-        }
+        self.bed.exemption.end(dev);
     }
 
     /// The transport is about to have its turn.
@@ -174,8 +175,7 @@ impl Binding {
             }
         }
         if transport == TransportSleep::CanBeExempt {
-            dev.exempt_parent(true);
-            self.bed.exempt.store(true, Relaxed);
+            self.bed.exemption.begin(dev);
         }
         Ok(())
     }
