@@ -93,6 +93,8 @@ def entropy(like):
         cycle(dev, like)
     require(dev.mailbox.happened(like.fault), "the fault never took effect")
     dev.mailbox.set(faults=[])
+    # One that has suspended after all, when the request was over, is being resumed.
+    wait_for(lambda: dev.state == "running", "it is running")
     works(dev)
 
 
