@@ -13,6 +13,7 @@ import itertools
 import json
 import mmap
 import os
+import re
 import signal
 import socket
 import statistics
@@ -26,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "testing/selftests/vir
 
 import ext_lib  # noqa: E402
 import net_lib  # noqa: E402
+import sleep_lib  # noqa: E402
 from suspend_lib import BUS, Device, Modules, sh, wait_for  # noqa: E402
 
 BLOCK, NET = "virtio_blk", "virtio_net"
@@ -47,6 +49,7 @@ SETTLE, WINDOW, WINDOW_BUSY = 0.2, 1.0, 0.4
 SLICES = 16
 IPERF_SECONDS = 1
 PATIENCE = 20.0
+TRACING = Path("/sys/kernel/tracing")
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -420,6 +423,83 @@ def extension(options):
     unload(NET)
 
 
+# The system's sleep.
+
+
+class Callbacks:
+    """What the PM core calls for devices, one after the other, as the kernel traces it."""
+
+    EVENTS = "device_pm_callback_start", "device_pm_callback_end"
+    BEGIN = re.compile(r"([0-9.]+): device_pm_callback_start: .* (\S+), parent: .*\[(\w+)\]$")
+    END = re.compile(r"([0-9.]+): device_pm_callback_end: .* (\S+), err=(-?\d+)$")
+
+    def __init__(self):
+        (sleep_lib.POWER / "pm_async").write_text("0")
+        if not (TRACING / "trace").exists():
+            sh("mount", "-t", "tracefs", "tracefs", TRACING)
+        for event in self.EVENTS:
+            (TRACING / "events/power" / event / "enable").write_text("1")
+
+    def of(self, mode):
+        """The system sleeps. Returns how long the wake-up took for each device, in microseconds."""
+        trace = TRACING / "trace"
+        trace.write_text("")
+        sleep_lib.sleep(mode)
+        took, begun = {}, {}
+        for line in trace.read_text().splitlines():
+            if found := self.BEGIN.search(line):
+                moment, device, phase = found.groups()
+                if phase == "resume":
+                    begun[device] = float(moment)
+            elif (found := self.END.search(line)) and found[2] in begun:
+                moment, device, error = found.groups()
+                if error != "0":
+                    sys.exit(f"{device} does not wake: {line}")
+                took[device] = took.get(device, 0) + (float(moment) - begun.pop(device)) * 1e6
+        if begun or not took:
+            sys.exit(f"the trace of the wake-up is not whole: {begun}")
+        return took
+
+
+def sleep(options):
+    """What of a wake-up is the devices', with the kernel's own drivers: kept against reset."""
+    ext_lib.load()
+    extended = []
+    for module in (BLOCK, NET):
+        driver = ext_lib.Driver(module)
+        driver.load()
+        extended += [Device(name) for name in driver.functions()]
+    for device in extended:
+        if device.driver == NET:
+            set_link(child_of(device.name, "net"), True)
+    callbacks = Callbacks()
+    for mode in sleep_lib.MODES:
+        # One of each driver.
+        measured = {device.driver: device for device in extended if sleep_lib.can_keep(device, mode)}
+        print(f"{mode}: {options.pairs} pairs", flush=True)
+
+        def side(how, mode=mode, measured=measured):
+            ways = []
+            for device in measured.values():
+                device.write("sleep", how)
+                ways.append(sleep_lib.Way(device))
+            took = callbacks.of(mode)
+            for way in ways:
+                way.is_kept() if how == "keep" else way.is_reset()
+            # A function that is left out of the sleep has none.
+            return {module: (took[device.name], took.get(device.pci.name, 0))
+                    for module, device in measured.items()}
+
+        found = pairs(options.pairs, lambda: side("keep"), lambda: side("reset"))
+        for module in measured:
+            both = [(kept[module], reset[module]) for kept, reset in found]
+            name = f"sleep.{mode}.{module}"
+            figure(f"{name}.kept_vs_reset", [kept[0] / reset[0] for kept, reset in both])
+            figure(f"{name}.with_function.kept_vs_reset", ratios([map(sum, two) for two in both]))
+    unload(BLOCK)
+    unload(NET)
+
+
 # The picture.
 
 
@@ -460,6 +540,7 @@ GROUPS = {
     "suspend": suspend,
     "extension-path": extension_path,
     "extension": extension,
+    "sleep": sleep,
     "timeline": timeline,
 }
 

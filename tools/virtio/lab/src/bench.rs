@@ -7,11 +7,12 @@
 //! absolute times under emulation mean little.  Where the work of the processor is the question,
 //! the guest's clock counts instructions, so that what else the machine does is not measured.
 
-use crate::device;
+use crate::device::{self, Devices};
 use crate::guest::{self, Clock, Config};
 use crate::init::Job;
 use crate::kernel::Kernel;
 use crate::picture::{self, Timeline};
+use crate::sleep;
 use crate::tree::Tree;
 use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
@@ -57,8 +58,18 @@ enum Group {
     ExtensionPath,
     /// A suspend of the kernel's own drivers against what else there is.
     Extension,
+    /// What a wake-up of the system takes for devices that have kept their state, against those that
+    /// are reset.
+    Sleep,
     /// The picture of the throughput across a suspend.
     Timeline,
+}
+
+/// What a guest has to be like. What asks for the same shares one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Setting {
+    clock: Clock,
+    sleeps: bool,
 }
 
 impl Group {
@@ -76,9 +87,16 @@ impl Group {
 
     fn clock(self) -> Clock {
         match self {
-            Self::DataPath | Self::ExtensionPath => Clock::Instructions,
+            Self::DataPath | Self::ExtensionPath | Self::Sleep => Clock::Instructions,
             Self::Latency => Clock::SlowInstructions,
             Self::Smp | Self::Suspend | Self::Extension | Self::Timeline => Clock::Host,
+        }
+    }
+
+    fn setting(self) -> Setting {
+        Setting {
+            clock: self.clock(),
+            sleeps: self == Self::Sleep,
         }
     }
 
@@ -140,27 +158,31 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config, args: &Args) -> Result
     ensure!(!groups.is_empty(), "no such group has a control");
     let mut figures = Figures::new();
     let mut timeline = None;
-    for clock in [Clock::Instructions, Clock::SlowInstructions, Clock::Host] {
+    let mut settings: Vec<Setting> = Vec::new();
+    for setting in groups.iter().map(|group| group.setting()) {
+        if !settings.contains(&setting) {
+            settings.push(setting);
+        }
+    }
+    for setting in settings {
         let groups: Vec<Group> = groups
             .iter()
             .copied()
-            .filter(|g| g.clock() == clock)
+            .filter(|group| group.setting() == setting)
             .collect();
-        if groups.is_empty() {
-            continue;
-        }
-        let config = Config {
+        let mut config = Config {
             deadline: DEADLINE,
-            devices: match clock {
+            devices: match setting.clock {
                 Clock::SlowInstructions => vec![device::immediate_disk()],
+                _ if setting.sleeps => device::that_sleep(),
                 Clock::Instructions | Clock::Host => device::of_selftests(),
             },
-            clock,
+            clock: setting.clock,
             ..config.clone()
         };
         let job = Job::Command(command(tree, args, &groups));
         let mut group = String::new();
-        let outcome = guest::run(tree, kernel, "bench", &config, &job, |line, _| {
+        let on_line = |line: &str, _: &mut Devices| {
             match line.strip_prefix(MARK) {
                 Some(text) => {
                     match serde_json::from_str(text)
@@ -181,7 +203,11 @@ pub fn run(tree: &Tree, kernel: &Kernel, config: &Config, args: &Args) -> Result
                 }
             }
             Ok(())
-        })?;
+        };
+        let outcome = match setting.sleeps {
+            true => sleep::run(tree, kernel, "bench", &mut config, &job, on_line),
+            false => guest::run(tree, kernel, "bench", &config, &job, on_line),
+        }?;
         outcome.report(&config.output);
         if outcome.status() != 0 {
             return Ok(false);
