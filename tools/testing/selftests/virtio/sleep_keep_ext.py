@@ -21,6 +21,7 @@ from sleep_lib import (
     refuses_to_sleep,
     sleep,
     sleep_and_see,
+    test_sleep,
 )
 from suspend_lib import (
     PROMPT,
@@ -237,6 +238,22 @@ def many(mode):
                 dev.request("resume")
         for dev in found:
             goes_on(dev) if dev in present else expect(dev.state, "running", f"state of {dev.name}")
+        for dev in natives():
+            works(dev)
+
+
+# How far the system goes to sleep in a test of it.
+LEVELS = {"s2idle": ("devices", "platform"), "deep": ("devices", "core")}
+
+
+@case("{mode}, as far as pm_test says: devices, those of our drivers, too, as in a sleep", mode=MODES)
+def tested(mode):
+    with extended() as present:
+        found = present + devices()
+        for level in LEVELS[mode]:
+            sleep_and_see(mode, found, lambda mode, level=level: test_sleep(mode, level))
+        for dev in present:
+            goes_on(dev)
         for dev in natives():
             works(dev)
 

@@ -172,6 +172,31 @@ def sleep(mode, begin=lambda: None):
     require("PM: suspend exit" in text, "the kernel did not leave its sleep")
 
 
+# How long a sleep that is a test lasts, in seconds.
+TEST_DELAY = Path("/sys/module/suspend/parameters/pm_test_delay")
+
+
+def test_sleep(mode, level):
+    """The system goes to sleep as far as the level of pm_test says, and comes back by itself."""
+    prepare(mode)
+    test = POWER / "pm_test"
+    if not test.exists():
+        raise Skip("this kernel has no pm_test: CONFIG_PM_DEBUG is not set")
+    before = count("success")
+    delay = TEST_DELAY.read_text()
+    TEST_DELAY.write_text("1")
+    test.write_text(level)
+    try:
+        with Log() as log:
+            (POWER / "state").write_text("mem")
+            text = log.text()
+    finally:
+        test.write_text("none")
+        TEST_DELAY.write_text(delay)
+    expect(count("success"), before + 1, "sleeps by the kernel's account")
+    require("suspend debug: Waiting for 1 second" in text, f"it did not come to {level}: {text}")
+
+
 def hibernate(disk, way):
     """The system is written to a swap space, switched off in that way, and goes on.
 
@@ -286,10 +311,10 @@ class Way:
         expect(self._dev.state, "running", f"state of {self._dev.name}")
 
 
-def sleep_and_see(mode, devices):
+def sleep_and_see(mode, devices, how=sleep):
     """The system sleeps; those devices that can keep their state do, and the others are reset."""
     ways = [(dev, Way(dev)) for dev in devices]
-    sleep(mode)
+    how(mode)
     for dev, way in ways:
         way.is_kept() if can_keep(dev, mode) else way.is_reset()
 
