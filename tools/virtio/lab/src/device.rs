@@ -113,6 +113,14 @@ pub fn with_swap() -> Vec<Spec> {
     specs
 }
 
+/// A disk of some MiB that has been made.
+pub fn root_disk(path: &Path, mib: u64) -> Spec {
+    let path = path.display();
+    Spec::new(&format!(
+        "--type blk --size {mib}M --queues 2 --queue-size 128 --backing {path}"
+    ))
+}
+
 /// The devices of one guest.
 pub struct Devices(Vec<Device>);
 

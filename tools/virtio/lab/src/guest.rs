@@ -13,6 +13,7 @@ use crate::migrate::Host;
 use crate::modules::Modules;
 use crate::output::Output;
 use crate::process::{tail, Daemon};
+use crate::root_image;
 use crate::tree::{RunDir, Tree};
 use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
@@ -168,6 +169,8 @@ pub enum Root {
         /// The guest goes on as what it has written to this disk.
         resume: Option<PathBuf>,
     },
+    /// The first partition of the first device, a disk: see [`root_image`].
+    Disk,
 }
 
 #[derive(Clone)]
@@ -189,6 +192,8 @@ pub struct Config {
     pub silence: Option<Duration>,
     pub modules: Option<Modules>,
     pub root: Root,
+    /// As QEMU wants it, if it is not what the kernel needs for the tests.
+    pub memory: Option<&'static str>,
     pub terminal: Terminal,
     pub clock: Clock,
     /// How many guests share the machine.
@@ -215,6 +220,7 @@ impl Config {
             silence: None,
             modules: None,
             root: Root::default(),
+            memory: None,
             terminal: Terminal::Lines,
             clock: Clock::Host,
             share: 1,
@@ -374,20 +380,20 @@ fn boot(
             share("root", &kernel.root, &["--readonly"], run)?,
             share("tree", tree.root(), &[], run)?,
         ],
-        Root::Initramfs { .. } => Vec::new(),
+        Root::Initramfs { .. } | Root::Disk => Vec::new(),
+    };
+    let modules = config.modules.as_ref();
+    let modules = modules.context("a guest with an initramfs needs the modules");
+    let initramfs = match &config.root {
+        Root::Shared => None,
+        Root::Behind(initramfs) => Some(initramfs.clone()),
+        Root::Initramfs { .. } => Some(initramfs::make(tree, kernel, modules?, run, None)?),
+        // The device finds its disk when it starts.
+        Root::Disk => Some(root_image::make(tree, kernel, modules?, run)?),
     };
     let device_tree = config.device_tree.as_ref().unwrap_or(tree);
     let mut devices = Devices::start(device_tree, &config.devices, run, &config.output)?;
     let console = run.join("console");
-    let initramfs = match &config.root {
-        Root::Shared => None,
-        Root::Behind(initramfs) => Some(initramfs.clone()),
-        Root::Initramfs { .. } => {
-            let modules = config.modules.as_ref();
-            let modules = modules.context("a guest with an initramfs needs the modules")?;
-            Some(initramfs::make(tree, kernel, modules, run)?)
-        }
-    };
     let mut qemu = qemu(tree, kernel, config, run, &console);
     if let Some(initramfs) = initramfs {
         qemu.arg("-initrd").arg(initramfs);
@@ -556,7 +562,7 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
             format!("rootfstype=virtiofs root=root ro init={lab}")
         }
         // What is printed while it falls asleep is wanted, too.
-        Root::Initramfs { .. } => "rdinit=/init no_console_suspend".into(),
+        Root::Initramfs { .. } | Root::Disk => "rdinit=/init no_console_suspend".into(),
     };
     let mut append = format!(
         "console={} ignore_loglevel panic=-1 oops=panic no_timer_check init_on_alloc=1 \
@@ -575,10 +581,11 @@ fn qemu(tree: &Tree, kernel: &Kernel, config: &Config, run: &Path, console: &Pat
                 append += &format!(" --resume={}", disk.display());
             }
         }
+        (Root::Disk, _) => append += &format!(" --alone --root={}", root_image::PARTITION),
         (_, Some(modules)) => append += &format!(" --modules={}", modules.index.display()),
         (_, None) => {}
     }
-    let size = kernel.flavour.memory();
+    let size = config.memory.unwrap_or(kernel.flavour.memory());
     let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
     let mut qemu = Command::new(&config.emulator);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])

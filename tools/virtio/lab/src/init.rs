@@ -8,7 +8,7 @@
 
 use anyhow::{ensure, Context, Result};
 use rustix::fs::Mode;
-use rustix::mount::{mount, MountFlags};
+use rustix::mount::{mount, mount_remount, MountFlags};
 use rustix::process::{Pid, Signal};
 use rustix::system::RebootCommand;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ const TERMINAL: &str = match cfg!(target_arch = "aarch64") {
 pub const FILE: char = '\u{1}';
 
 /// The operator's command.
-const COMMAND: &str = "virtio-suspend";
+pub const COMMAND: &str = "virtio-suspend";
 
 /// What whoever starts first makes in /dev; kselftest's runner writes to /dev/stdout.
 const DESCRIPTORS: [(&str, &str); 4] = [
@@ -49,6 +49,8 @@ const DESCRIPTORS: [(&str, &str); 4] = [
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
+/// The number of ext4, as statfs has it.
+const EXT4: rustix::fs::FsWord = 0xef53;
 /// Until a disk is there after its driver has been loaded, on any kernel.
 const DISK: Duration = Duration::from_secs(30);
 
@@ -90,6 +92,10 @@ pub struct Args {
     /// Goes on as what has been written to this disk, if that can be.
     #[arg(long)]
     resume: Option<PathBuf>,
+
+    /// Goes on with this partition as the root file system.
+    #[arg(long)]
+    root: Option<PathBuf>,
 }
 
 impl Args {
@@ -144,7 +150,12 @@ pub fn shell() -> Job {
 }
 
 pub fn main(args: &Args) -> Result<u8> {
-    let status = match prepare(args).and_then(|()| run(args)) {
+    let is_on_disk = args.root.is_some() && is_on_disk();
+    let job = || match &args.root {
+        Some(root) if !is_on_disk => go_on_with(root),
+        _ => prepare(args).and_then(|()| run(args)),
+    };
+    let status = match job() {
         Ok(status) => status,
         Err(error) => {
             // On the kernel's console, which the host shows.
@@ -155,9 +166,53 @@ pub fn main(args: &Args) -> Result<u8> {
     if let Err(error) = args.leave(STATUS, &status.to_string()) {
         eprintln!("init: {error:#}");
     }
+    if is_on_disk {
+        // Who looks at the disk afterwards finds nothing to be replayed.
+        let read_only = MountFlags::RDONLY;
+        if let Err(error) = mount_remount("/", read_only, "") {
+            eprintln!("init: the root file system is in use: {error}");
+        }
+    }
     rustix::fs::sync();
     rustix::system::reboot(RebootCommand::PowerOff).context("can't power off")?;
     Ok(0)
+}
+
+/// Whether the root file system is the one on the disk, and not the initramfs.
+fn is_on_disk() -> bool {
+    rustix::fs::statfs("/").is_ok_and(|root| root.f_type == EXT4)
+}
+
+/// Has the kernel's own driver find a disk, which virtio_suspend extends, and starts the init that is
+/// on it; the files of the initramfs, and the memory for them, are free then.
+fn go_on_with(partition: &Path) -> Result<i32> {
+    let mount_on = |source: &str, target: &str, kind: &str| {
+        mount(source, target, kind, MountFlags::empty(), c"")
+            .with_context(|| format!("can't mount {source} on {target}"))
+    };
+    mount_on("proc", "/proc", "proc")?;
+    mount_on("sys", "/sys", "sysfs")?;
+    mount_on("dev", "/dev", "devtmpfs")?;
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    // Our modules are preferred to the kernel's, and one has the same name.
+    let driver = format!("/usr/lib/modules/{release}/kernel/drivers/block/virtio_blk.ko.xz");
+    for words in [
+        ["modprobe", "virtio_suspend"],
+        ["insmod", &driver],
+        ["modprobe", "ext4"],
+    ] {
+        let status = command(words[0]).arg(words[1]).status();
+        let status = status.with_context(|| format!("can't run {}", words[0]))?;
+        ensure!(status.success(), "can't load {}: {status}", words[1]);
+    }
+    wait_for(partition)?;
+    mount_on(&partition.display().to_string(), "/mnt", "ext4")?;
+    // Our own name is what it starts there.
+    let mut switch = Command::new("/usr/bin/busybox");
+    switch.args(["switch_root", "/mnt"]);
+    let error = switch.args(std::env::args_os()).exec();
+    Err(error).context("can't run switch_root")
 }
 
 fn prepare(args: &Args) -> Result<()> {
@@ -236,7 +291,7 @@ fn job_command(args: &Args, program: &str) -> Command {
 }
 
 /// A program that was built with this one.
-fn beside_us(name: &str) -> PathBuf {
+pub fn beside_us(name: &str) -> PathBuf {
     std::env::current_exe()
         .unwrap_or_default()
         .with_file_name(name)
@@ -283,15 +338,21 @@ fn resume(disk: &Path) -> Result<()> {
         status.context("can't run modprobe")?.success(),
         "can't load virtio_blk"
     );
+    wait_for(disk)?;
+    let device = fs::metadata(disk).context("can't look at the disk")?.rdev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    fs::write("/sys/power/resume", format!("{major}:{minor}"))
+        .with_context(|| format!("there is no image on {}", disk.display()))
+}
+
+/// Waits until a disk has been found.
+fn wait_for(disk: &Path) -> Result<()> {
     let deadline = Instant::now() + DISK;
     while !disk.exists() {
         ensure!(Instant::now() < deadline, "no {}", disk.display());
         thread::sleep(Duration::from_millis(20));
     }
-    let device = fs::metadata(disk).context("can't look at the disk")?.rdev();
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    fs::write("/sys/power/resume", format!("{major}:{minor}"))
-        .with_context(|| format!("there is no image on {}", disk.display()))
+    Ok(())
 }
 
 /// Starts a program on the terminal.

@@ -10,7 +10,7 @@
 //! Two archives, one behind the other, as the kernel lets them be: what is found in the build root,
 //! and what is made for this guest.
 
-use crate::init::{JOB, KSELFTESTS};
+use crate::init::{beside_us, COMMAND, JOB, KSELFTESTS};
 use crate::kernel::Kernel;
 use crate::kselftest;
 use crate::modules::Modules;
@@ -109,6 +109,7 @@ const MODULES: &[&str] = &[
     "evdev",
     "ext4",
     "virtio_blk",
+    "virtio_console",
     "virtio_input",
     "virtio_mmio",
     "virtio_net",
@@ -119,7 +120,15 @@ const MODULES: &[&str] = &[
 pub const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp"];
 
 /// Makes the initramfs of a guest, with its job.
-pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Result<PathBuf> {
+///
+/// A copy of what is in it is made in `copy`, with what a guest needs that goes on there.
+pub fn make(
+    tree: &Tree,
+    kernel: &Kernel,
+    modules: &Modules,
+    run: &RunDir,
+    copy: Option<&Path>,
+) -> Result<PathBuf> {
     let staging = make_dir(run.join("initramfs.d"))?;
     let mut files = Files::default();
     for path in PROGRAMS.iter().chain(FILES).chain(MORE) {
@@ -148,6 +157,13 @@ pub fn make(tree: &Tree, kernel: &Kernel, modules: &Modules, run: &RunDir) -> Re
 
     let image = run.join("initramfs");
     write(&image, &files, &staging, MOST_BYTES)?;
+    if let Some(copy) = copy {
+        strip(&[], &beside_us(COMMAND), &staging.join(COMMAND))?;
+        let mut staged = Files::default();
+        staged.add_below(&staging, &staging)?;
+        pass(Path::new("/"), files.paths(), copy)?;
+        pass(&staging, staged.paths(), copy)?;
+    }
     fs::remove_dir_all(&staging).context("can't remove what the initramfs is made of")?;
     Ok(image)
 }
@@ -370,11 +386,29 @@ fn libraries(text: &str) -> impl Iterator<Item = &str> {
 
 /// Writes an archive of files, named relative to a directory.
 pub fn archive<'a>(root: &Path, paths: impl Iterator<Item = &'a Path>, out: &File) -> Result<()> {
-    let mut child = Command::new("cpio")
-        .args(["--create", "--format=newc", "--null", "--quiet"])
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--null", "--quiet", "--create", "--format=newc"]);
+    cpio.stdout(out.try_clone().context("can't duplicate a descriptor")?);
+    run_cpio(&mut cpio, root, paths)
+}
+
+/// Copies files, named relative to a directory, to the same places below another one.
+fn pass<'a>(root: &Path, paths: impl Iterator<Item = &'a Path>, to: &Path) -> Result<()> {
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--null", "--quiet", "--pass-through", "--make-directories"]);
+    cpio.arg("--unconditional").arg(to);
+    run_cpio(&mut cpio, root, paths)
+}
+
+/// Has cpio do something with files.
+fn run_cpio<'a>(
+    cpio: &mut Command,
+    root: &Path,
+    paths: impl Iterator<Item = &'a Path>,
+) -> Result<()> {
+    let mut child = cpio
         .current_dir(root)
         .stdin(Stdio::piped())
-        .stdout(out.try_clone().context("can't duplicate a descriptor")?)
         .spawn()
         .context("can't run cpio")?;
     let mut names = Vec::new();

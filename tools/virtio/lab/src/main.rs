@@ -44,6 +44,8 @@ mod picture;
 mod process;
 mod qemu;
 mod qmp;
+mod root_disk;
+mod root_image;
 mod rust;
 mod scenario;
 mod schedule;
@@ -134,6 +136,10 @@ enum Cmd {
         /// if a kselftest asks for that.
         #[arg(long, conflicts_with = "stock_drivers")]
         initramfs: bool,
+
+        /// Have its root file system and swap on one disk, as in boot/boot_root.py.
+        #[arg(long, conflicts_with_all = ["stock_drivers", "initramfs", "devices", "own_qemu"])]
+        root_disk: bool,
 
         /// Seconds until the guest is stopped.
         #[arg(long, default_value_t = 120)]
@@ -243,6 +249,7 @@ fn host(cli: Cli) -> Result<u8> {
             machine,
             stock_drivers,
             initramfs,
+            root_disk,
             deadline,
             command,
         } => {
@@ -268,6 +275,12 @@ fn host(cli: Cli) -> Result<u8> {
                 let config = machines::config(&tree, machine, &config)?;
                 let outcome = machines::run(&tree, &kernel, "guest", &config, &job, print)?;
                 outcome.report(&config.output);
+                return Ok(outcome.status());
+            }
+            if root_disk {
+                command::build(&tree, &output::Output::Terminal)?;
+                let outcome = root_disk::run(&tree, &kernel, config, &job, print)?;
+                outcome.report(&output::Output::Terminal);
                 return Ok(outcome.status());
             }
             let outcome = match initramfs {

@@ -10,6 +10,7 @@
 //! * `qemu/MACHINE/PROGRAM`: one with QEMU's own devices, which may have its guest go on in another
 //!   QEMU;
 //! * `boot/SCENARIO`: one that ends its guest, and so has one of its own; or `boot/install`;
+//! * `boot/boot_root.py`: a kselftest whose guest has its root on a disk, see [`root_disk`];
 //! * `boot/kit`, `qemu/kit-*`: a boot of the kit, see [`kit_boot`];
 //! * `mutants/sample`: whether tests notice a driver that is broken, see [`mutate`].
 //!
@@ -30,7 +31,7 @@ use crate::schedule::{self, Durations, Unit};
 use crate::selftests::{self, file_name, Selftests};
 use crate::tally::{Report, Results, Tally};
 use crate::tree::{Tree, SELFTESTS};
-use crate::{command, device, libtest, modules, mutate, qemu, rust, sleep};
+use crate::{command, device, libtest, modules, mutate, qemu, root_disk, rust, sleep};
 use anyhow::{ensure, Context, Result};
 use clap::builder::RangedU64ValueParser;
 use glob::Pattern;
@@ -106,6 +107,7 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
     let scenarios = scenario::all();
     let mut names: BTreeSet<String> = [boot_name(install::NAME)].into();
     names.insert(mutate::SAMPLE.into());
+    names.insert(boot_name(root_disk::PROGRAM));
     names.extend(packages.iter().map(host_name));
     names.extend(programs.iter().map(|p| selftests::test_name(file_name(p))));
     names.extend(sleepers.iter().map(|path| sleep_name(path)));
@@ -181,6 +183,13 @@ pub fn run(tree: &Tree, kernel: &Kernel, accel: Accel, args: &Args) -> Result<Ta
             kit_boot::test(tree, kernel, &config, boot, report)
         }));
     }
+    units.push(Unit {
+        name: boot_name(root_disk::PROGRAM),
+        run: Box::new({
+            let (config, results) = (&config, &results);
+            move || root_disk::test(tree, kernel, config, results)
+        }),
+    });
     for program in &sleepers {
         let (config, results) = (&config, &results);
         units.push(Unit {
