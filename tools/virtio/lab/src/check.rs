@@ -22,7 +22,7 @@ use std::process::{Command, Stdio};
 const KERNEL_SIDE: &[&str] = &["rust", "drivers", "samples", "include"];
 /// Where the word "unsafe" has no business: drivers are written in safe Rust.
 const SAFE_ONLY: &[&str] = &["drivers", "samples"];
-const SCRIPTS: &[&str] = &["scripts", ".ci"];
+const SCRIPTS: &[&str] = &["scripts", "packaging", ".ci"];
 
 /// Does one check; `Ok(false)` if it found something, and said so.
 type Check = fn(&Tree, &Kernel) -> Result<bool>;
