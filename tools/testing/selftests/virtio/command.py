@@ -282,6 +282,33 @@ def refusal(command):
     works(other)
 
 
+@case("one of all devices refuses: it is named, and all run again")
+def one_of_all():
+    found = [d for d in devices() if d.mailbox and d.read("revision") in ("1.4", "draft")]
+    if len(found) < 3:
+        raise Skip("three devices are needed, of which one refuses in the middle")
+    odd = found[len(found) // 2]
+    rest = [dev for dev in found if dev is not odd]
+    before, others = odd.counts(), [dev.counts() for dev in rest]
+    odd.mailbox.set(faults=["suspend-never"])
+    said = fails(UNDONE, "refused", "run", "--all", "--for", "5s", "--timeout", "500ms")
+    require(odd.mailbox.happened("suspend-never"), "the device did not refuse")
+    (line,) = [line for line in said.splitlines() if "refused" in line]
+    require(odd.name in line.replace(":", " ").split(), f"it is not named: {said!r}")
+    states(found, "running", 0)
+    expect(odd.counts()[:2], before[:2], "its suspends and resumes")
+    more = [[now - then for now, then in zip(dev.counts(), was)] for dev, was in zip(rest, others)]
+    # Those before it had been suspended.
+    require([1, 1, 0] in more, "none was suspended")
+    require(all(one in ([1, 1, 0], [0, 0, 0]) for one in more), f"the others: {more}")
+    odd.mailbox.set(faults=[])
+    before = [dev.counts() for dev in found]
+    succeeds("run", "--all", "--for", "100ms")
+    once_more(before, found)
+    for dev in found:
+        works(dev)
+
+
 @case("one that is suspended already is refused, and left so")
 def already():
     other, disk = pair()

@@ -34,6 +34,8 @@ const BOOTS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the kernel of arm64 says of the place where it is.
 const KASLR: &str = "KASLR enabled";
+/// How many of the devices are on the root bus, which has not room for many.
+const ON_ROOT_BUS: usize = 16;
 /// How much of the kernel log is shown when something went wrong.
 const LOG_TAIL: usize = 30;
 
@@ -401,12 +403,18 @@ fn boot(
     for share in &shares {
         qemu.args(share.qemu_args());
     }
-    for socket in devices.sockets() {
-        let device = json!({
+    if config.devices.len() > ON_ROOT_BUS {
+        qemu.args(["-device", "pcie-pci-bridge,id=more"]);
+    }
+    for (index, socket) in devices.sockets().enumerate() {
+        let mut device = json!({
             "driver": "vfio-user-pci",
             "socket": {"type": "unix", "path": socket},
             "x-no-posted-writes": config.clock == Clock::SlowInstructions,
         });
+        if index >= ON_ROOT_BUS {
+            device["bus"] = "more".into();
+        }
         qemu.arg("-device").arg(device.to_string());
     }
     qemu.args(&config.qemu);
