@@ -335,9 +335,13 @@ def stopped(guest):
 
 def host_gone(guest):
     (port,) = glob.glob("/dev/vport*")
+    before = guest.number("suspends")
     process = command("serve", "vda", "--port", port, "--at-most", "1h")
     print("# host: suspend", flush=True)
-    guest.suspended(process)
+    # It may run again before anybody has looked.
+    wait_for(lambda: guest.number("suspends") > before or process.poll() is not None, "it is suspended")
+    require(process.poll() is None, f"the command has ended with {process.poll()}")
+    guest.look_at_memory()
     guest.running()
     require(process.poll() is None, "the command has ended")
     process.terminate()
