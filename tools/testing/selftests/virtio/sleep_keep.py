@@ -20,6 +20,7 @@ from suspend_lib import (
     PROMPT,
     SHARE,
     SLOWNESS,
+    Child,
     Modules,
     Skip,
     case,
@@ -29,6 +30,7 @@ from suspend_lib import (
     require,
     run,
     select_rng,
+    wait_for,
     within,
     works,
 )
@@ -103,6 +105,34 @@ def faulty(mode, what):
     for dev, before in zip(found, failures):
         require(dev.number("failures") > before, f"nothing of {dev.name} has failed")
         goes_on(dev)
+
+
+@case("{mode}: a suspend of an entropy device is under way: it ends first, and the device stays suspended",
+      mode=MODES)  # fmt: skip
+def under_way(mode):
+    dev = that_keeps(Modules.DRIVER, mode)
+    # Longer than it takes until tasks are frozen.
+    late = f"suspend-late={5 * SHORT_MS}"
+    dev.mailbox.set(faults=[late])
+    asked = []
+
+    def begin():
+        if dev.state == "suspended":
+            dev.request("resume")
+        asked.append(Child(dev.request, "suspend"))
+        wait_for(lambda: dev.state == "suspending", "the suspend is under way")
+
+    before = Way(dev)
+    sleep(mode, begin)
+    expect(asked[-1].errno(), "success", "the suspend that was under way")
+    require(dev.mailbox.happened(late), "the device was not late")
+    end_fault([dev])
+    expect(dev.state, "suspended", "state")
+    kept, reset, resets = before.since()
+    require(kept > 0, "it has not kept its state")
+    expect((reset, resets), (0, 0), "resets, by the driver and by the device")
+    dev.request("resume")
+    goes_on(dev)
 
 
 @case("{mode}: a disk whose device forgets its state loses nothing under load", mode=MODES)
