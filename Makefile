@@ -37,13 +37,17 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer lab-modules
-demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer:
+.PHONY: demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer series lab-modules
+demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer series:
 	@$(lab) $@
 
 .PHONY: qemu-check
 qemu-check:
 	@$(lab) qemu --check
+
+.PHONY: series-check
+series-check:
+	@$(lab) series --check
 
 lab-modules:
 	@$(lab) modules
@@ -77,6 +81,8 @@ help:
 	@echo '  make qemu-check     the same, and apply, checkpatch and test the series'
 	@echo '  make kit            a kernel and an initramfs that try the devices of any VMM, in out/kit'
 	@echo '  make kselftest      the kselftests as the kernel installs them, in out/kselftest'
+	@echo '  make series         patches for the kernel, in out/series: makes and applies them'
+	@echo '  make series-check   the same, and builds the kernel after each of them: takes long'
 	@echo '  make deb            packages for Debian, in out/deb'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'

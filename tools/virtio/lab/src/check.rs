@@ -10,6 +10,7 @@ use crate::kselftest;
 use crate::modules;
 use crate::mutate;
 use crate::rust;
+use crate::series;
 use crate::tree::{Tree, SELFTESTS};
 use anyhow::{ensure, Context, Result};
 use std::ffi::OsStr;
@@ -38,6 +39,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("mutants", mutants),
     ("no circles between files", circles),
     ("what is brought along of the kernel", brought),
+    ("the series for the kernel", series),
     ("shellcheck", shellcheck),
     ("rustfmt, tools", cargo_fmt),
     ("clippy, tools", cargo_clippy),
@@ -153,6 +155,11 @@ fn exports(tree: &Tree, kernel: &Kernel) -> Result<bool> {
 
 fn brought(tree: &Tree, kernel: &Kernel) -> Result<bool> {
     kselftest::check(tree, kernel)
+}
+
+/// The patches can be made, and apply.
+fn series(tree: &Tree, kernel: &Kernel) -> Result<bool> {
+    series::check(tree, kernel).map(|()| true)
 }
 
 /// Definitions of trace events are laid out as checkpatch does not like it, in the whole kernel.

@@ -50,6 +50,7 @@ mod rust;
 mod scenario;
 mod schedule;
 mod selftests;
+mod series;
 mod setup;
 mod sleep;
 mod stock;
@@ -175,6 +176,8 @@ enum Cmd {
     Kselftest,
     /// Make the kit that tests the devices of any VMM, in out/kit, and print where it is.
     Kit,
+    /// Make the patches by which all of this would go into the kernel, in out/series, and apply them.
+    Series(series::Args),
     /// Build the packages for Debian, have lintian check them, and print where they are.
     Deb,
     /// Write rust-project.json, for rust-analyzer.
@@ -306,6 +309,7 @@ fn host(cli: Cli) -> Result<u8> {
             println!("{tally}");
             return Ok(u8::from(!tally.is_good()));
         }
+        Cmd::Series(args) => series::run(&tree, &kernel, &args)?,
         Cmd::Kselftest => println!("{}", kselftest::run(&tree, &kernel)?.display()),
         Cmd::Kit => println!(
             "{}",
