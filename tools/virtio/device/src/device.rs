@@ -115,6 +115,12 @@ pub struct Device {
     overlay: Overlay,
     /// Something that the driver never gave was put into a used ring: a fault.
     forged: bool,
+    /// No buffer is consumed, although the device runs: a fault.
+    stopped: bool,
+    /// How often it has suspended since its reset.
+    suspended: u64,
+    /// A virtqueue has been reset since the device was.
+    was_queue_reset: bool,
     /// The random stream, if it answers.
     fuzz: Option<Fuzz>,
     /// What else is due later.
@@ -176,6 +182,9 @@ impl Device {
             config_pending: false,
             overlay: Overlay::None,
             forged: false,
+            stopped: false,
+            suspended: 0,
+            was_queue_reset: false,
             fuzz: None,
             timers: Timers::default(),
             ending: None,

@@ -101,6 +101,8 @@ enum Arg {
     Id,
     /// The seed of a random stream; 0 unless given.
     Seed,
+    /// How often, or how many, and what that is unless given.
+    Count(u64),
 }
 
 /// Defines [`Name`], and how each fault that is no effect is written, what argument it takes and how
@@ -131,6 +133,14 @@ faults! {
         "presents SUSPEND after MS, even if it was taken back meanwhile";
     SuspendDropped = "suspend-dropped", Arg::Ms(20),
         "presents SUSPEND, and runs again by itself MS later";
+    SuspendNeedsQueues = "suspend-needs-queues", Arg::Count(1),
+        "the SUSPEND write has no effect while fewer than COUNT virtqueues are enabled";
+    SuspendWearsOut = "suspend-wears-out", Arg::Count(10),
+        "the SUSPEND write has no effect when the device has suspended COUNT times since its reset";
+    SuspendTwiceCancels = "suspend-twice-cancels", Arg::None,
+        "runs again when SUSPEND is written once more while it suspends";
+    CancelStops = "cancel-stops", Arg::None,
+        "runs again when a suspend is taken back, but consumes no buffer until resumed or reset";
     DriverOkKept = "driver-ok-kept", Arg::None,
         "presents SUSPEND together with DRIVER_OK, as 1.4 does not have it";
     ConfigChangeBefore = "config-change-before-suspend", Arg::None,
@@ -161,6 +171,14 @@ faults! {
         "used lengths are zero";
     UsedAfterSuspend = "used-after-suspend", Arg::Ms(20),
         "buffers stay in process, and are put into the used ring MS after SUSPEND was presented";
+    InProcessLost = "in-process-lost", Arg::Count(8),
+        "forgets the buffers in process but COUNT when SUSPEND is written (breaks V2)";
+    AvailLost = "avail-lost", Arg::None,
+        "forgets the buffers that are available when SUSPEND is written (breaks V2)";
+    WritesLost = "writes-lost", Arg::None,
+        "a disk says that it has written, but has not, what it begins with while it suspends (breaks V2)";
+    BuffersWritten = "buffers-written", Arg::Ms(20),
+        "writes to buffers that are available MS after SUSPEND was presented (breaks V3)";
     HoldMs = "hold-ms", Arg::Ms(100),
         "every buffer is in process for MS; a suspend waits for it (V2)";
     WorksSuspended = "works-while-suspended", Arg::None,
@@ -175,12 +193,20 @@ faults! {
         "available buffers stay in the ring until the device was suspended and resumed";
     ResumeNeedsClear = "resume-needs-clear", Arg::None,
         "resumes only when SUSPEND is written as clear";
+    ResumeNeedsKept = "resume-needs-kept", Arg::None,
+        "1.4: resumes only when SUSPEND is written as set";
+    StatusWriteResumes = "status-write-resumes", Arg::None,
+        "runs again at any status write while suspended";
+    QueueResetStops = "queue-reset-stops", Arg::None,
+        "consumes no buffer after a resume if a virtqueue was reset before";
     ResumeNever = "resume-never", Arg::None,
         "never presents that it has resumed";
     ResumeLate = "resume-late", Arg::Ms(1000),
         "presents MS after the write that it has resumed";
     ResetLate = "reset-late", Arg::Ms(1000),
         "presents the status it had until MS after the driver has reset it";
+    ResetKeepsStopped = "reset-keeps-stopped", Arg::None,
+        "consumes no buffer after a reset while suspended, until resumed or reset again";
     FeaturesOkRefused = "features-ok-refused", Arg::None,
         "FEATURES_OK does not stay set, whatever the driver accepts";
     AdminVq = "admin-vq", Arg::None,
@@ -268,7 +294,7 @@ impl Fault {
     pub fn arg(&self) -> u64 {
         self.given.unwrap_or(match self.name.arg() {
             Arg::None | Arg::Seed => 0,
-            Arg::Ms(default) | Arg::Bytes(default) => default,
+            Arg::Ms(default) | Arg::Bytes(default) | Arg::Count(default) => default,
             Arg::Id => u64::MAX,
         })
     }
@@ -322,7 +348,7 @@ impl FromStr for Fault {
         let max = match name.arg() {
             Arg::None => return Err(FaultError::NoArgument(text.into())),
             Arg::Ms(_) => MAX_DELAY_MS,
-            Arg::Bytes(_) => u32::MAX.into(),
+            Arg::Bytes(_) | Arg::Count(_) => u32::MAX.into(),
             Arg::Id => u16::MAX.into(),
             Arg::Seed => u64::MAX,
         };
@@ -438,6 +464,7 @@ fn usage(name: &str, arg: Arg) -> String {
         Arg::None => name.into(),
         Arg::Ms(default) => format!("{name}[=MS] (default {default})"),
         Arg::Bytes(default) => format!("{name}[=BYTES] (default {default})"),
+        Arg::Count(default) => format!("{name}[=COUNT] (default {default})"),
         Arg::Id => format!("{name}[=ID] (default: the queue size)"),
         Arg::Seed => format!("{name}[=SEED] (default 0)"),
     }

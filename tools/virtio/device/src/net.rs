@@ -559,6 +559,7 @@ impl VirtioDevice for Net {
             token,
             buffer,
             lie,
+            is_lost: _,
         } = request;
         let result = match self.role(queue) {
             Role::Receive(pair) => {

@@ -85,6 +85,25 @@ impl InProcess {
         self.waiting.iter().map(|waiting| waiting.due_us).max()
     }
 
+    /// Forgets those that wait but the first `count`. Returns how many it forgot.
+    pub fn forget_but(&mut self, count: usize) -> usize {
+        let forgotten = self.waiting.split_off(count.min(self.waiting.len()));
+        for waiting in &forgotten {
+            self.release_id(waiting.buffer.head.id);
+        }
+        forgotten.len()
+    }
+
+    /// One fewer has this ID.
+    fn release_id(&mut self, id: u16) {
+        if let Some(count) = self.ids.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.ids.remove(&id);
+            }
+        }
+    }
+
     /// Those that are held until further notice are due.
     pub fn release(&mut self) {
         for waiting in &mut self.waiting {
@@ -110,12 +129,7 @@ impl InProcess {
     /// The device type is done with one; none if it was dropped.
     pub fn finish(&mut self, token: Token) -> Option<Begun> {
         let begun = self.begun.remove(&token)?;
-        if let Some(count) = self.ids.get_mut(&begun.head.id) {
-            *count -= 1;
-            if *count == 0 {
-                self.ids.remove(&begun.head.id);
-            }
-        }
+        self.release_id(begun.head.id);
         Some(begun)
     }
 }

@@ -36,6 +36,8 @@ pub struct Request {
     /// The device is to answer wrongly, out of this seed: a fault. The answer has to be bounded and
     /// stay inside the buffer.
     pub lie: Option<u64>,
+    /// The device is to say that it has written what it has to write, and not to do so: a fault.
+    pub is_lost: bool,
 }
 
 /// A request is finished.

@@ -194,6 +194,11 @@ impl StatusMachine {
         self.state = State::Suspending;
     }
 
+    /// Forgets that it was to suspend: a fault.
+    pub fn forget_suspend(&mut self) {
+        self.state = State::Running;
+    }
+
     /// Presents the suspended condition of the negotiated revision.
     pub fn present_suspended(&mut self) {
         self.state = State::Suspended;

@@ -26,6 +26,8 @@ pub enum Timer {
     NotifySuspended,
     /// Put the buffers in process into the used ring, if suspended.
     UseSuspended,
+    /// Write to the buffers that are available, if suspended.
+    WriteSuspended,
     /// A configuration change, held back if suspended.
     ConfigChange,
     /// A configuration change, notified although suspended.

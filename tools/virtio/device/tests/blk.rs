@@ -521,6 +521,28 @@ fn suspend_with_requests_in_process(threads: &str) {
 }
 
 #[test]
+fn writes_are_lost_on_demand() {
+    let mut disk = Disk::start(&[]);
+    assert_eq!(disk.write(0, &pattern(1)), OK);
+    disk.driver
+        .set(json!({"faults": ["writes-lost", "hold-ms=50"]}));
+    disk.add(0, 0, T::Out as u32, 0, &pattern(2), 0);
+    disk.driver.notify(0);
+    disk.suspend();
+    assert_eq!((disk.used(0), disk.status_byte(0, 0)), (vec![(0, 1)], OK));
+    let stats = disk.driver.command(json!({"cmd": "stats"}));
+    assert_eq!(
+        stats["effective_faults"],
+        json!(["writes-lost", "hold-ms=50"])
+    );
+    disk.driver.set(json!({"faults": []}));
+    disk.resume();
+    assert_eq!(disk.read(0), pattern(1));
+    assert_eq!(disk.write(0, &pattern(2)), OK);
+    assert_eq!(disk.read(0), pattern(2));
+}
+
+#[test]
 fn a_buffer_left_available_is_finished_after_the_resume() {
     let mut disk = Disk::start(&[]);
     disk.driver.set(json!({"faults": ["avail-left"]}));

@@ -218,6 +218,9 @@ impl Executor {
             Kind::Out => {
                 let len = data.left();
                 terms.check_data(buffer, header, len, capacity)?;
+                if request.is_lost {
+                    return Ok(Effect::default());
+                }
                 let checksum = self.write(header.sector, len, mem, &mut data)?;
                 let volatile = self.commit(terms)?;
                 Ok(Effect {

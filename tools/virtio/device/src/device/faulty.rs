@@ -16,7 +16,8 @@ use crate::features::Revision;
 use crate::fuzz::{Fuzz, Incident};
 use crate::queue::Begun;
 use crate::random::Stream;
-use crate::status::{State, StatusMachine, FEATURES_OK, SUSPEND};
+use crate::ring::cursor::Cursor;
+use crate::status::{is_resume_write, State, StatusMachine, FEATURES_OK, SUSPEND};
 use crate::timers::Timer;
 
 impl Device {
@@ -66,9 +67,13 @@ impl Device {
 
     /// Whether the device resumes in a way of its own.
     pub(super) fn has_resume_fault(&self) -> bool {
-        [Name::ResumeNeedsClear, Name::ResumeNever, Name::ResumeLate]
-            .into_iter()
-            .any(|name| self.fault(name).is_some())
+        let names = [
+            Name::ResumeNeedsClear,
+            Name::ResumeNeedsKept,
+            Name::ResumeNever,
+            Name::ResumeLate,
+        ];
+        names.into_iter().any(|name| self.fault(name).is_some())
     }
 
     /// What a status read answers.
@@ -171,6 +176,100 @@ impl Device {
         entries
     }
 
+    /// No buffer is consumed any more, although the device runs.
+    pub(super) fn stop(&mut self, name: Name) {
+        self.note(name);
+        self.stopped = true;
+    }
+
+    /// A status was written that is no reset: whether it comes to something that it does not mean.
+    pub(super) fn misunderstands(&mut self, value: u8) -> bool {
+        let resumes = is_resume_write(self.machine.revision(), value);
+        match self.machine.state() {
+            State::Suspending
+                if value & SUSPEND != 0 && self.fault(Name::SuspendTwiceCancels).is_some() =>
+            {
+                self.note(Name::SuspendTwiceCancels);
+                self.machine.forget_suspend();
+                self.cancel();
+            }
+            State::Suspended if !resumes && self.fault(Name::StatusWriteResumes).is_some() => {
+                self.note(Name::StatusWriteResumes);
+                self.present_running();
+                self.scan();
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The fault by which a SUSPEND that was written has no effect.
+    pub(super) fn why_suspend_is_ignored(&self) -> Option<Name> {
+        let enabled = self.queues.iter().filter(|queue| queue.ring.is_some());
+        let enabled = enabled.count() as u64;
+        let is_set = |name, is_due: &dyn Fn(u64) -> bool| self.fault(name).is_some_and(is_due);
+        if is_set(Name::SuspendIgnored, &|_| true) {
+            Some(Name::SuspendIgnored)
+        } else if is_set(Name::SuspendNeedsQueues, &|count| enabled < count) {
+            Some(Name::SuspendNeedsQueues)
+        } else if is_set(Name::SuspendWearsOut, &|count| self.suspended >= count) {
+            Some(Name::SuspendWearsOut)
+        } else {
+            None
+        }
+    }
+
+    /// SUSPEND was written: forgets what is in process.
+    pub(super) fn forget_in_process(&mut self) {
+        let Some(count) = self.fault(Name::InProcessLost) else {
+            return;
+        };
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let queues = self.queues.iter_mut();
+        let forgotten: usize = queues.map(|queue| queue.in_process.forget_but(count)).sum();
+        if forgotten != 0 {
+            self.note(Name::InProcessLost);
+        }
+    }
+
+    /// SUSPEND was written: forgets what is available.
+    pub(super) fn forget_available(&mut self) {
+        if self.fault(Name::AvailLost).is_none() {
+            return;
+        }
+        let mem = self.memory.memory();
+        let mut forgotten = false;
+        for queue in &mut self.queues {
+            while let Ok(Some(_)) = queue.pop(mem) {
+                forgotten = true;
+            }
+        }
+        if forgotten {
+            self.note(Name::AvailLost);
+        }
+    }
+
+    /// Writes to the buffers that are available, and leaves them there.
+    fn write_to_available(&mut self) {
+        let mem = self.memory.memory();
+        let mut written = false;
+        for queue in &mut self.queues {
+            let armed = queue.armed;
+            let mut heads = Vec::new();
+            while let Ok(Some(buffer)) = queue.pop(mem) {
+                written |= matches!(Cursor::new(&buffer.writable).write(mem, &[0]), Ok(1));
+                heads.push(buffer.head);
+            }
+            for head in heads.into_iter().rev() {
+                queue.put_back(head);
+            }
+            queue.armed = armed;
+        }
+        if written {
+            self.note(Name::BuffersWritten);
+        }
+    }
+
     /// What goes wrong at a moment. Returns whether the transition goes on.
     pub(super) fn effects_at(&mut self, moment: Moment) -> bool {
         let mut goes_on = true;
@@ -237,6 +336,7 @@ impl Device {
             (Name::SuspendDropped, Timer::Drop),
             (Name::UsedIrqAfterSuspend, Timer::NotifySuspended),
             (Name::UsedAfterSuspend, Timer::UseSuspended),
+            (Name::BuffersWritten, Timer::WriteSuspended),
             (Name::ConfigChangeDuring, Timer::ConfigChange),
             (Name::ConfigChangeWhile, Timer::ConfigChangeNow),
         ] {
@@ -283,6 +383,7 @@ impl Device {
                     }
                 }
             }
+            Timer::WriteSuspended if suspended => self.write_to_available(),
             Timer::ConfigChange => {
                 self.note(Name::ConfigChangeDuring);
                 self.config_changed();
@@ -292,7 +393,11 @@ impl Device {
                 self.send_config_change();
             }
             // No longer suspended: the moment is over.
-            Timer::Effect(..) | Timer::Drop | Timer::NotifySuspended | Timer::UseSuspended => {}
+            Timer::Effect(..)
+            | Timer::Drop
+            | Timer::NotifySuspended
+            | Timer::UseSuspended
+            | Timer::WriteSuspended => {}
             // It has suspended in time, or does not want to any more.
             Timer::DrainLimit => {}
         }
@@ -357,6 +462,9 @@ impl Device {
         }
         self.overlay = Overlay::None;
         self.resumed = false;
+        if std::mem::take(&mut self.stopped) {
+            self.scan();
+        }
         self.timers.clear_faults();
         if self.has_stalled() {
             self.due_in(0);

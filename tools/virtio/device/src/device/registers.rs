@@ -196,6 +196,7 @@ impl Device {
             (reg::QUEUE_MSIX_VECTOR, 2) => queue.vector = vector,
             (reg::QUEUE_RESET, 2) if value == 1 && self.accepted & features::RING_RESET != 0 => {
                 queue.reset();
+                self.was_queue_reset = true;
                 self.port.revoke_queue(index, self.next_token);
                 self.device.reset_queue(index);
                 self.emit("queue_reset", json!({"queue": index}));

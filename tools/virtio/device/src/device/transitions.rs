@@ -47,6 +47,10 @@ impl Device {
             self.note(Name::WritesDropped);
             return;
         }
+        if value != 0 && self.misunderstands(value) {
+            self.counters.present(self.machine.status());
+            return;
+        }
         let (offered, accepted) = (self.offered, self.accepted);
         let defines_bit_42 = self.device.defines_bit_42();
         let refused = features_now && self.fault(Name::FeaturesOkRefused).is_some();
@@ -62,6 +66,9 @@ impl Device {
             Action::None => {}
             Action::Reset => {
                 self.reset("driver");
+                if view.state == State::Suspended && self.fault(Name::ResetKeepsStopped).is_some() {
+                    self.stop(Name::ResetKeepsStopped);
+                }
                 self.present_reset_late(view.status);
             }
             Action::FeaturesOk => self.features_negotiated(),
@@ -129,13 +136,15 @@ impl Device {
         if self.settings.refuse_suspend {
             return self.refuse();
         }
-        if self.fault(Name::SuspendIgnored).is_some() {
-            return self.note(Name::SuspendIgnored);
+        if let Some(name) = self.why_suspend_is_ignored() {
+            return self.note(name);
         }
         if !self.effects_at(Moment::OnSuspend) {
             return;
         }
+        self.forget_in_process();
         let ready_us = self.finish_before_suspend();
+        self.forget_available();
         if !self.machine.is_live() {
             // Finishing failed, and DEVICE_NEEDS_RESET says so.
             return;
@@ -196,6 +205,8 @@ impl Device {
         if !self.effects_at(Moment::OnResume) {
             return;
         }
+        let needs_kept = self.machine.revision() == Revision::V1_4
+            && self.fault(Name::ResumeNeedsKept).is_some();
         let needs_clear = self.fault(Name::ResumeNeedsClear).is_some();
         if needs_clear {
             // Whether there is something to ignore is up to the driver.
@@ -203,6 +214,9 @@ impl Device {
         }
         if needs_clear && value & status::SUSPEND != 0 {
             self.note(Name::ResumeNeedsClear);
+            self.machine.ignore_resume();
+        } else if needs_kept && value & status::SUSPEND == 0 {
+            self.note(Name::ResumeNeedsKept);
             self.machine.ignore_resume();
         } else if self.fault(Name::ResumeNever).is_some() {
             self.note(Name::ResumeNever);
@@ -214,11 +228,14 @@ impl Device {
         }
     }
 
-    fn cancel(&mut self) {
+    pub(super) fn cancel(&mut self) {
         self.deadline = None;
         self.timers.stop(Timer::DrainLimit);
         self.counters.cancels += 1;
         self.emit("cancelled", json!({}));
+        if self.fault(Name::CancelStops).is_some() {
+            self.stop(Name::CancelStops);
+        }
         self.make_held_changes();
         self.release_config_change();
         self.scan();
@@ -310,6 +327,7 @@ impl Device {
             }
         }
         self.counters.suspends += 1;
+        self.suspended += 1;
         self.counters.present(self.machine.status());
         let fields = json!({
             "status": hex(self.machine.status()),
@@ -330,6 +348,10 @@ impl Device {
         self.counters.present(self.machine.status());
         self.emit("resumed", json!({"status": hex(self.machine.status())}));
         self.resumed = true;
+        self.stopped = false;
+        if self.was_queue_reset && self.fault(Name::QueueResetStops).is_some() {
+            self.stop(Name::QueueResetStops);
+        }
         self.make_held_changes();
         self.release_config_change();
         // Those that were held back.
@@ -353,6 +375,9 @@ impl Device {
         self.config_pending = false;
         self.overlay = Overlay::None;
         self.forged = false;
+        self.stopped = false;
+        self.suspended = 0;
+        self.was_queue_reset = false;
         self.timers.clear();
         self.backlog = false;
         if let Some(fuzz) = &mut self.fuzz {

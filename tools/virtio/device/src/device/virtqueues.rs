@@ -122,7 +122,8 @@ impl Device {
     /// Whether the device may touch its virtqueues, or does so although it may not: a fault.
     pub(super) fn works(&self) -> bool {
         let is_suspended = || self.machine.state() == State::Suspended;
-        self.machine.is_live() || (is_suspended() && self.fault(Name::WorksSuspended).is_some())
+        let is_live = self.machine.is_live() && !self.stopped;
+        is_live || (is_suspended() && self.fault(Name::WorksSuspended).is_some())
     }
 
     fn may_run(&self, index: usize) -> bool {
@@ -212,11 +213,17 @@ impl Device {
                 });
                 continue;
             }
+            let is_lost =
+                self.machine.state() == State::Suspending && self.fault(Name::WritesLost).is_some();
+            if is_lost {
+                self.note(Name::WritesLost);
+            }
             let request = Request {
                 queue: index as u16,
                 token,
                 buffer,
                 lie,
+                is_lost,
             };
             self.with_device(|device, cx| device.process(request, cx));
         }

@@ -579,6 +579,210 @@ fn resumes() {
 }
 
 #[test]
+fn suspend_needs_queues() {
+    with(r#""suspend-needs-queues=2""#, |guest| {
+        guest.write_status(0x1f);
+        guest.advance(10_000);
+        assert_eq!(guest.status(), 0x0f);
+        // One is enabled.
+        guest.set(r#"{"faults":["suspend-needs-queues"]}"#);
+        guest.suspend();
+        guest.resume();
+        guest.set(r#"{"faults":["suspend-needs-queues=2"]}"#);
+        guest.write_status(0x1f);
+        assert_eq!(guest.status(), 0x0f);
+        guest.command(r#"{"cmd":"clear"}"#);
+    });
+}
+
+#[test]
+fn suspend_wears_out() {
+    with(r#""suspend-wears-out=2""#, |guest| {
+        for _ in 0..2 {
+            guest.suspend();
+            guest.resume();
+        }
+        guest.write_status(0x1f);
+        guest.advance(10_000);
+        assert_eq!(guest.status(), 0x0f);
+        guest.probe();
+        guest.suspend();
+    });
+}
+
+#[test]
+fn suspend_twice_cancels() {
+    with(r#""suspend-twice-cancels""#, |guest| {
+        guest.set(r#"{"judge":"off","delay_suspend_ms":10}"#);
+        guest.write_status(0x1f);
+        guest.write_status(0x1f);
+        guest.advance(10_000);
+        assert_eq!(guest.status(), 0x0f);
+        let id = guest.add();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+        guest.write_status(0x1f);
+        guest.advance(10);
+        assert_eq!(guest.status(), guest.bytes().0);
+    });
+}
+
+/// It runs, and consumes nothing.
+fn stands_still(guest: &mut Guest) -> u16 {
+    let id = guest.add();
+    guest.notify();
+    guest.advance(10_000);
+    guest.device.tick();
+    assert_eq!(guest.used(), None);
+    id
+}
+
+#[test]
+fn cancel_stops() {
+    with(r#""cancel-stops""#, |guest| {
+        guest.set(r#"{"delay_suspend_ms":10}"#);
+        guest.write_status(0x1f);
+        guest.write_status(0x0f);
+        assert_eq!(guest.status(), 0x0f);
+        let id = stands_still(guest);
+        guest.write_status(0x1f);
+        guest.advance(10);
+        assert_eq!(guest.status(), guest.bytes().0);
+        guest.resume();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+        // Without the fault what it has left undone is done.
+        guest.write_status(0x1f);
+        guest.write_status(0x0f);
+        let id = stands_still(guest);
+        guest.set(r#"{"faults":[]}"#);
+        assert_eq!(guest.used(), Some((id, 16)));
+    });
+}
+
+#[test]
+fn reset_keeps_stopped() {
+    with(r#""reset-keeps-stopped""#, |guest| {
+        guest.write_status(0);
+        guest.probe();
+        guest.suspend();
+        guest.write_status(0);
+        assert_eq!(guest.status(), 0);
+        // Which is another reset.
+        guest.probe();
+        let id = guest.add();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+        guest.suspend();
+        guest.write_status(0);
+        assert!(guest.device.stopped);
+    });
+}
+
+#[test]
+fn queue_reset_stops() {
+    with(r#""queue-reset-stops""#, |guest| {
+        guest.suspend();
+        guest.resume();
+        let id = guest.add();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+        guest.write(reg::QUEUE_RESET, &1u16.to_le_bytes());
+        guest.driver = Driver::new(guest.driver.packed, SIZE);
+        guest.mem_zero();
+        guest.set_up_queue();
+        let id = guest.add();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+        guest.suspend();
+        guest.resume();
+        stands_still(guest);
+    });
+}
+
+#[test]
+fn in_process_lost() {
+    with(r#""in-process-lost=1","hold-ms=5""#, |guest| {
+        let id = guest.add();
+        guest.add();
+        guest.notify();
+        guest.write_status(0x1f);
+        guest.advance(5);
+        assert_eq!(guest.status(), guest.bytes().0);
+        assert_eq!(guest.used(), Some((id, 16)));
+        assert_eq!(guest.used(), None);
+    });
+}
+
+#[test]
+fn avail_lost() {
+    with(r#""avail-lost""#, |guest| {
+        guest.add();
+        guest.suspend();
+        guest.resume();
+        guest.notify();
+        assert_eq!(guest.used(), None);
+        let id = guest.add();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+    });
+}
+
+#[test]
+fn buffers_written() {
+    use vm_memory::{Bytes, GuestAddress};
+    with(r#""buffers-written=5""#, |guest| {
+        let byte = GuestAddress(BUFFER);
+        guest.mem.write_obj(0xa5u8, byte).unwrap();
+        let id = guest.add();
+        guest.suspend();
+        guest.advance(4);
+        guest.device.tick();
+        assert_eq!(guest.mem.read_obj::<u8>(byte).unwrap(), 0xa5);
+        guest.advance(1);
+        guest.device.tick();
+        assert_eq!(guest.mem.read_obj::<u8>(byte).unwrap(), 0);
+        assert_eq!(guest.used(), None);
+        // It is available still.
+        guest.resume();
+        guest.notify();
+        assert_eq!(guest.used(), Some((id, 16)));
+    });
+}
+
+#[test]
+fn resume_needs_kept() {
+    let mut guest = Guest::live(ratified());
+    guest.set(r#"{"faults":["resume-needs-kept"]}"#);
+    guest.suspend();
+    guest.write_status(0x0f);
+    guest.advance(1000);
+    assert_eq!(guest.status(), 0x1b);
+    assert_eq!(guest.faults(), 1);
+    guest.write_status(0x1f);
+    assert_eq!(guest.status(), 0x0f);
+    // The draft has no other way.
+    let mut guest = Guest::live(settings(Offer::Draft, RingKind::Split));
+    guest.set(r#"{"faults":["resume-needs-kept"]}"#);
+    guest.suspend();
+    guest.resume();
+}
+
+#[test]
+fn status_write_resumes() {
+    with(r#""status-write-resumes""#, |guest| {
+        guest.set(r#"{"judge":"off"}"#);
+        guest.suspend();
+        guest.resume();
+        assert_eq!(guest.faults(), 0);
+        guest.suspend();
+        let suspended = guest.bytes().0;
+        guest.write_status(suspended);
+        assert_eq!(guest.status(), 0x0f);
+    });
+}
+
+#[test]
 fn reset_late() {
     with(r#""reset-late=40""#, |guest| {
         guest.write_status(0);
@@ -680,7 +884,7 @@ proptest! {
     fn any_faults_with_any_driver(
         seed in proptest::option::of(any::<u64>()),
         packed in any::<bool>(),
-        faults in proptest::collection::vec((0usize..48, 0u64..200), 0..4),
+        faults in proptest::collection::vec((0usize..59, 0u64..200), 0..4),
         accesses in proptest::collection::vec(
             (
                 prop_oneof![Just(0x0fu8), Just(0x1f), Just(0x1b), Just(0x0b), Just(0), any::<u8>()],
