@@ -56,6 +56,8 @@ mod files;
 mod report;
 #[path = "virtio_suspend_test/rig.rs"]
 mod rig;
+#[path = "virtio_suspend_test/setup.rs"]
+mod setup;
 #[path = "virtio_suspend_test/status.rs"]
 mod status;
 #[path = "virtio_suspend_test/traffic.rs"]
@@ -106,6 +108,15 @@ struct TestDriver;
 // Not `virtio_device_table!`, which would have the module loaded for every device.
 static ID_TABLE: IdArray<DeviceId, (), 1> = device_ids([DeviceId::ANY]);
 
+/// Returns whether the data of a disk may be lost.
+fn loses_data() -> Result<bool> {
+    match parameters::data.value_ref().as_str() {
+        "keep" => Ok(false),
+        "lost" => Ok(true),
+        _ => Err(EINVAL),
+    }
+}
+
 /// Returns the number of the device to be tested, if there is one.
 fn told() -> Option<u32> {
     let name = parameters::device.value_ref().as_str();
@@ -125,6 +136,7 @@ impl Driver for TestDriver {
         if told() != Some(dev.index()) || !dev.has_feature(Feature::VERSION_1) {
             return Err(ENODEV);
         }
+        loses_data()?;
         dev.refuse(Feature::ADMIN_VQ);
         Ok(())
     }
@@ -185,7 +197,7 @@ virtio::module_parameters! {
     },
     data: Word {
         default: Word::new("keep"),
-        description: "Reserved: the data of a disk is kept (default: keep)",
+        description: "Whether the data of a disk is kept or lost: written (default: keep)",
     },
     only: Word {
         default: Word::new(""),

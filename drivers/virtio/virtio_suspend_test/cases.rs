@@ -23,6 +23,8 @@ use crate::{
 
 #[path = "cases/before.rs"]
 mod before;
+#[path = "cases/data.rs"]
+mod data;
 #[path = "cases/resume.rs"]
 mod resume;
 #[path = "cases/still.rs"]
@@ -209,7 +211,13 @@ pub(crate) const CASES: &[Case] = &[
         rule: "V3",
         section: "Device Suspend",
         says: "a suspended device does nothing when it is notified of buffers",
-        needs: &["suspend", "stays", "resume", "rings-unchanged"],
+        needs: &[
+            "suspend",
+            "stays",
+            "resume",
+            "unconsumed",
+            "rings-unchanged",
+        ],
         run: still::driver_notifications,
     },
     Case {
@@ -233,7 +241,7 @@ pub(crate) const CASES: &[Case] = &[
         rule: "-",
         section: "Device Suspend",
         says: "buffers left in the virtqueue are consumed after the resume, if the device looks",
-        needs: CYCLE,
+        needs: &["suspend", "stays", "resume", "unconsumed"],
         run: resume::left_buffers,
     },
     Case {
@@ -275,6 +283,14 @@ pub(crate) const CASES: &[Case] = &[
         says: "as for a burst",
         needs: CYCLE,
         run: virtqueues::packed,
+    },
+    Case {
+        name: "written-data",
+        rule: "V2",
+        section: "Device Suspend",
+        says: "what a disk has written when a suspend comes in between is there afterwards",
+        needs: CYCLE,
+        run: data::written,
     },
     Case {
         name: "no-queues",

@@ -28,6 +28,7 @@ use crate::{
         Text,
         Trace, //
     },
+    setup::Setup,
     status::{
         is_broken,
         is_running,
@@ -57,33 +58,6 @@ pub(crate) const MAX_BUFFERS: usize = 32;
 
 /// How many buffers are there when there are to be some.
 pub(crate) const SOME: usize = 4;
-
-/// All virtqueues.
-pub(crate) const ALL: usize = usize::MAX;
-
-/// How a device is set up.
-#[derive(Clone, Copy)]
-pub(crate) struct Setup<'a> {
-    /// Whether SUSPEND is negotiated.
-    pub(crate) suspend: bool,
-    /// How many virtqueues are enabled, from the first on.
-    pub(crate) enabled: usize,
-    /// What is negotiated besides.
-    pub(crate) accepted: &'a [Feature],
-    /// What is not negotiated, although the device offers it.
-    pub(crate) refused: &'a [Feature],
-}
-
-impl Default for Setup<'_> {
-    fn default() -> Self {
-        Self {
-            suspend: true,
-            enabled: ALL,
-            accepted: &[],
-            refused: &[],
-        }
-    }
-}
 
 /// A device during a test.
 pub(crate) struct Rig<'a> {
@@ -405,24 +379,35 @@ impl<'a> Rig<'a> {
 
     /// Makes `count` requests available, or as many as there is room for, and returns how many.
     pub(crate) fn request(&mut self, count: usize) -> Test<usize> {
+        let kind = self.kind;
+        self.request_as(count, |id, _| kind.request(id))
+    }
+
+    /// As above, with requests that `make` makes of their identity and their number.
+    pub(crate) fn request_as(
+        &mut self,
+        count: usize,
+        make: impl Fn(u32, usize) -> Result<LendBox<Request>>,
+    ) -> Test<usize> {
         let queue = self.busy()?;
-        self.add(&queue, count, Kind::request)
+        self.add(&queue, count, make)
     }
 
     /// As above, with buffers that the device keeps.
     pub(crate) fn supply(&mut self, count: usize) -> Test<usize> {
         let queue = self.quiet()?;
-        self.add(&queue, count, Kind::quiet)
+        let kind = self.kind;
+        self.add(&queue, count, |id, _| kind.quiet(id))
     }
 
     fn add(
         &mut self,
         queue: &Queue,
         count: usize,
-        make: impl Fn(Kind, u32) -> Result<LendBox<Request>>,
+        make: impl Fn(u32, usize) -> Result<LendBox<Request>>,
     ) -> Test<usize> {
         for done in 0..count {
-            let request = make(self.kind, self.next_id)?;
+            let request = make(self.next_id, done)?;
             self.given.reserve(1, GFP_KERNEL)?;
             match queue.lock().add(request) {
                 Ok(()) => {}

@@ -25,8 +25,12 @@ const POISON: u8 = 0xa5;
 /// How much entropy is asked for at a time, in bytes.
 const ENTROPY_BYTES: usize = 64;
 
-/// How much of a disk is read at a time, in bytes: a multiple of any logical block.
+/// How much of a disk is read or written at a time, in bytes: a multiple of any logical block.
 const BLOCK_BYTES: usize = 4096;
+
+/// The same, in sectors.
+// CAST: It is small.
+pub(crate) const BLOCK_SECTORS: u64 = BLOCK_BYTES as u64 / 512;
 
 /// The frame that is sent: of a type for experiments, between stations that nobody has.
 const FRAME: [u8; 14] = [
@@ -124,9 +128,40 @@ impl Kind {
         match self {
             Self::Entropy if written == 0 => Some("no entropy"),
             Self::Block if request.tail.as_slice() != [blk::S_OK] => Some("an I/O error"),
-            Self::Block if written != BLOCK_BYTES + 1 => Some("a used length that is wrong"),
+            Self::Block if written != request.writable_len() => Some("a used length that is wrong"),
+            Self::Block if !request.is_as_expected() => Some("other data than what was written"),
             _ => None,
         }
+    }
+}
+
+/// What is written to a disk: each word is another one in each place, and for each number.
+#[derive(Clone, Copy)]
+pub(crate) struct Pattern(u32);
+
+impl Pattern {
+    pub(crate) const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Returns the bytes of the `nth` block.
+    fn bytes(self, nth: usize) -> impl Iterator<Item = u8> {
+        // CAST: Both are small.
+        let first = (nth * BLOCK_BYTES / size_of::<u32>()) as u32;
+        (first..).flat_map(move |place| {
+            let word = (place << 3 | self.0 & 7).wrapping_mul(0x9e37_79b1);
+            word.to_le_bytes()
+        })
+    }
+
+    /// Returns a request that writes the `nth` block.
+    pub(crate) fn write(self, id: u32, nth: usize) -> Result<LendBox<Request>> {
+        Request::of_block(id, nth, self, true)
+    }
+
+    /// Returns a request that reads the `nth` block, which has been written.
+    pub(crate) fn read(self, id: u32, nth: usize) -> Result<LendBox<Request>> {
+        Request::of_block(id, nth, self, false)
     }
 }
 
@@ -146,10 +181,37 @@ pub(crate) struct Request {
     body: DmaBytes,
     is_readable: bool,
     tail: DmaBytes,
+    /// The pattern, and its block, that is to be read.
+    expects: Option<(Pattern, usize)>,
 }
 
 impl Request {
     fn new(id: u32, header: &[u8], body: Body, tail: usize) -> Result<LendBox<Self>> {
+        LendBox::new(Self::make(id, header, body, tail)?, GFP_KERNEL)
+    }
+
+    /// Writes, or reads, a block of a disk.
+    fn of_block(id: u32, nth: usize, pattern: Pattern, writes: bool) -> Result<LendBox<Self>> {
+        // CAST: It is small.
+        let sector = nth as u64 * BLOCK_SECTORS;
+        let (kind, body) = match writes {
+            true => (blk::T_OUT, Body::Out(&[], BLOCK_BYTES)),
+            false => (blk::T_IN, Body::In(BLOCK_BYTES)),
+        };
+        let header = blk::Header::new(true, kind, 0, sector);
+        let mut request = Self::make(id, header.as_bytes(), body, 1)?;
+        if writes {
+            let bytes = request.body.as_mut_slice().iter_mut();
+            for (byte, wanted) in bytes.zip(pattern.bytes(nth)) {
+                *byte = wanted;
+            }
+        } else {
+            request.expects = Some((pattern, nth));
+        }
+        LendBox::new(request, GFP_KERNEL)
+    }
+
+    fn make(id: u32, header: &[u8], body: Body, tail: usize) -> Result<Self> {
         let (bytes, len, is_readable) = match body {
             Body::In(len) => (&[] as &[u8], len, false),
             Body::Out(bytes, len) => (bytes, len, true),
@@ -160,6 +222,7 @@ impl Request {
             body: DmaBytes::new(len, GFP_KERNEL)?,
             is_readable,
             tail: DmaBytes::new(tail, GFP_KERNEL)?,
+            expects: None,
         };
         request.head.as_mut_slice().copy_from_slice(header);
         request.tail.as_mut_slice().fill(POISON);
@@ -170,7 +233,21 @@ impl Request {
         } else {
             request.body.as_mut_slice().fill(POISON);
         }
-        LendBox::new(request, GFP_KERNEL)
+        Ok(request)
+    }
+
+    /// Returns how many bytes the device has to write.
+    fn writable_len(&self) -> usize {
+        let body = if self.is_readable { 0 } else { self.body.len() };
+        body + self.tail.len()
+    }
+
+    /// Returns whether the device has read what was written before, if that is known.
+    fn is_as_expected(&self) -> bool {
+        self.expects.is_none_or(|(pattern, nth)| {
+            let wanted = pattern.bytes(nth).take(BLOCK_BYTES);
+            self.body.as_slice().iter().copied().eq(wanted)
+        })
     }
 
     /// Returns whether the device has written nothing.

@@ -6,10 +6,8 @@ use virtio::Status;
 
 use crate::{
     report::Test,
-    rig::{
-        Rig,
-        Setup, //
-    },
+    rig::Rig,
+    setup::Setup,
     status::{
         RUNNING,
         SET_UP, //

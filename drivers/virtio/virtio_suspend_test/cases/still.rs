@@ -13,9 +13,9 @@ use crate::{
     report::Test,
     rig::{
         Rig,
-        Setup,
         SOME, //
     },
+    setup::Setup,
     traffic::Kind, //
 };
 

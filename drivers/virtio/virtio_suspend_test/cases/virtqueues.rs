@@ -15,10 +15,8 @@ use crate::{
         End,
         Test, //
     },
-    rig::{
-        Rig,
-        Setup, //
-    },
+    rig::Rig,
+    setup::Setup, //
 };
 
 pub(super) fn split(rig: &mut Rig<'_>) -> Test {
