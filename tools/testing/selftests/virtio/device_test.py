@@ -8,17 +8,19 @@ while the driver has it, because it breaks the rules for drivers on purpose.
 """
 
 import contextlib
-import itertools
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from suspend_lib import (
+    BUS,
     OFFER,
     SHARE,
     SLOWNESS,
     Child,
+    Device,
+    Skip,
     _write,
     case,
     device,
@@ -27,6 +29,7 @@ from suspend_lib import (
     modules,
     require,
     run,
+    sh,
     wait_for,
 )
 
@@ -44,7 +47,12 @@ LONG_STILL_MS = 100
 AMID_MS = 60
 # For how long a buffer is in process, and how long the device is watched then.
 HOLD_MS, HOLD_STILL_MS = 30, 60
+# The same where it has to be in process no longer than until SUSPEND is written, and more buffers than
+# a case has in process then, but for those of bursts.
+BRIEFLY_MS, HELD = 10, 8
 CYCLES = 20
+# For how long a suspend is under way, where something is to come in between.
+QUIESCE_MS = 20
 RESULT = re.compile(r"(ok|not ok) (\d+) (\S+) ([a-z-]+)(.*)")
 
 
@@ -119,7 +127,8 @@ def bench(dev, **parameters):
         dev.bind()
 
 
-def passes(dev, *judged):
+@contextlib.contextmanager
+def passing(dev, *judged):
     """The driver complains of nothing, and has judged each rule, and these cases."""
     with bench(dev) as tester:
         tester.run()
@@ -130,6 +139,45 @@ def passes(dev, *judged):
         expect(set(judged) - tester.passed(), set(), tester.said())
         unjudged = dev.mailbox.stats()["unjudged"]
         require(unjudged > 0, "the driver has broken no rule")
+        yield tester
+
+
+def passes(dev, *judged):
+    with passing(dev, *judged):
+        pass
+
+
+class Interface(Device):
+    """A network device, which is that of the kernel's own driver."""
+
+    DRIVER = "virtio_net"
+
+    @property
+    def is_bound(self):
+        return any((self.path / "net").glob("*"))
+
+    def bind(self):
+        _write(Path(f"/sys/bus/virtio/drivers/{self.driver}/bind"), self.name)
+        wait_for(lambda: self.is_bound, f"{self.name} is bound")
+
+    @classmethod
+    def find(cls):
+        if not Path(f"/sys/module/{cls.DRIVER}").exists():
+            sh("modprobe", cls.DRIVER)
+        for path in sorted(BUS.iterdir()):
+            if (path / "driver").resolve().name == cls.DRIVER:
+                dev = cls(path.name)
+                if dev.mailbox:
+                    return dev
+        raise Skip("no test device is a network device")
+
+
+# Where a device of a type is found.
+FIND = {
+    "entropy": lambda: device("1.4", mailbox=True),
+    "disk": lambda: blk_lib.disk().dev,
+    "interface": Interface.find,
+}
 
 
 def entropy(revision, ring, *judged):
@@ -148,9 +196,31 @@ def draft():
     entropy("draft", "split")
 
 
-@fast("a disk passes")
+def carried_out(disk):
+    """The kinds of requests that a disk has carried out."""
+    return {kind for kind in disk.report()["requests"] if disk.requests(kind)}
+
+
+@fast("a disk passes, and is only read")
 def disk():
-    passes(blk_lib.disk().dev, "cycles", "config-writes")
+    target = blk_lib.disk()
+    with passing(target.dev, "cycles", "config-writes") as tester:
+        expect(carried_out(target) - {"get-id"}, {"in"}, "requests")
+        expect(tester.verdicts()["written-data"], "skip", tester.said())
+
+
+@fast("a disk whose data may be lost is written, and read back")
+def written():
+    target = blk_lib.disk()
+    with bench(target.dev, data="lost") as tester:
+        tester.run("written-data")
+        expect(tester.passed(), {"written-data"}, tester.said())
+        require({"in", "out"} <= carried_out(target), f"requests: {carried_out(target)}")
+
+
+@fast("an interface passes")
+def interface():
+    passes(Interface.find(), "cycles", "some-queues", "buffers-unchanged")
 
 
 @fast("a device that offers nothing is skipped, and why is said")
@@ -174,12 +244,23 @@ class Broken:
     fail: set
     revision: str = "1.4"
     settings: dict = field(default_factory=dict)
-    is_disk: bool = False
+    type: str = "entropy"
     # What it shows is shown by another one, too.
     is_long: bool = False
 
     def __str__(self):
         return f"{self.revision}, {', '.join(self.faults)}"
+
+
+def several(rule, fail, others=(), **settings):
+    """Faults, each by the cases that fail by it: each of its own, and, which is quicker, all at once.
+
+    The `others` are there with each of them.
+    """
+    others = list(others)
+    yield Broken(rule, [*fail, *others], set().union(*fail.values()), settings=settings)
+    for fault, cases in fail.items():
+        yield Broken(rule, [fault, *others], cases, settings=settings, is_long=True)
 
 
 # What only a reset helps, and no answer of VIRTIO 1.4.
@@ -194,16 +275,24 @@ BROKEN = [
     # What goes on has to take its time, or it is over before anybody looks.
     Broken("V2", ["works-while-suspended", f"hold-ms={HOLD_MS}"],
            {"in-process", "rings-unchanged"}),
+    *several("V2", {
+        f"in-process-lost={HELD}": {"burst", "split", "packed"},
+        "avail-lost": {"unconsumed"},
+    }, [f"hold-ms={BRIEFLY_MS}"], ring="packed"),
+    Broken("V2", ["writes-lost", f"hold-ms={BRIEFLY_MS}"], {"written-data"}, type="disk"),
     Broken("V2", ["used-after-suspend=5"], WORKING, is_long=True),
     Broken("V2", ["used-irq-late=10"], set(), is_long=True),
     # Then it is what is made available meanwhile that tells.
     Broken("V3", ["works-while-suspended"], {"driver-notifications"}),
-    Broken("V3", [f"used-irq-after-suspend={AMID_MS}"], {"used-notifications"}),
+    *several("V3", {
+        f"used-irq-after-suspend={AMID_MS}": {"used-notifications"},
+        "buffers-written=5": {"buffers-unchanged"},
+    }),
     # It is a change, notified too early, and not when it should be.
     Broken("V3", [f"config-change-while-suspended={AMID_MS}"],
            {"config-unchanged", "config-notifications", "config-change"}),
     Broken("V3", ["used-irq-spurious"], set(), is_long=True),
-    Broken("V3", ["config-writes-taken"], {"config-writes"}, is_disk=True),
+    Broken("V3", ["config-writes-taken"], {"config-writes"}, type="disk"),
     Broken("V4", ["config-change-during-suspend=5", "config-irq-lost"], {"config-change"}),
     # None that could be held back, and one that need not be.
     Broken("V4", ["config-change-before-suspend"], set()),
@@ -221,6 +310,18 @@ BROKEN = [
     Broken("V5", [f"resume-late={2 * DEADLINE_MS}"], RESUMES, is_long=True),
     Broken("V5", ["config-irq-lost"], {"needs-reset"}, settings={"refuse_suspend": True}),
     Broken("V5", ["suspend-dropped=5"], {"stays"}),
+    *several("V5", {
+        "reset-keeps-stopped": {"reset"},
+        "resume-needs-kept": {"resume-cleared"},
+        "status-write-resumes": {"status-writes"},
+        "suspend-twice-cancels": {"suspend-twice"},
+        "cancel-stops": {"resume-at-once"},
+        "queue-reset-stops": {"queue-reset"},
+        # More often than any other case has it suspend.
+        "suspend-wears-out=10": {"cycles"},
+    }, delay_suspend_ms=QUIESCE_MS),
+    Broken("V5", ["suspend-needs-queues"], {"no-queues"}, is_long=True),
+    Broken("V5", ["suspend-needs-queues=2"], {"no-queues", "some-queues"}, type="interface"),
     Broken("V5", ["resume-never"], RESUMES, is_long=True),
     Broken("V5", ["resume-needs-clear"], {"resume-kept"}, is_long=True),
     Broken("V5", ["suspend-dropped=5"], {"stays"}, "draft", is_long=True),
@@ -247,15 +348,25 @@ def breaks(tester, broken):
       rule=sorted({broken.rule for broken in BROKEN}) if SLOWNESS == 1 or LONG else ["V1"])
 def faults(rule):
     chosen = [b for b in BROKEN if b.rule == rule and (LONG or not b.is_long)]
-    for is_disk, group in itertools.groupby(chosen, lambda broken: broken.is_disk):
-        dev = blk_lib.disk().dev if is_disk else device("1.4", mailbox=True)
-        with bench(dev, still_ms=STILLS.get(rule, STILL_MS)) as tester:
+    for name, find in FIND.items():
+        group = [broken for broken in chosen if broken.type == name]
+        if not group:
+            continue
+        with bench(find(), still_ms=STILLS.get(rule, STILL_MS), data="lost") as tester:
             revision = "1.4"
             for broken in group:
                 if broken.revision != revision:
                     revision = broken.revision
                     tester.offer(OFFER[revision])
                 breaks(tester, broken)
+
+
+@fast("each case that is judged fails by one of these faults")
+def complete():
+    with bench(device("1.4", mailbox=True)) as tester:
+        known = [line.split() for line in (tester.directory / "cases").read_text().splitlines()]
+    judged = {name for name, rule, *_ in known if rule != "-"}
+    expect(judged, set().union(*(broken.fail for broken in BROKEN)), "cases")
 
 
 @fast("a device that refuses, or that changes meanwhile, does so as it should")
