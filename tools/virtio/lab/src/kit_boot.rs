@@ -35,9 +35,26 @@ const WITHIN: Duration = Duration::from_secs(240);
 enum Tested {
     /// Test devices, and the QEMU of the build root.
     Ours(&'static [&'static str]),
-    /// Those of the QEMU of `lab qemu`, by its arguments.
+    /// Those of the QEMU of `lab qemu`, by its arguments. A disk has `drive=disk`, and a network
+    /// device `netdev=net`.
     QemusOwn(&'static [&'static str]),
 }
+
+/// What becomes of the file that is behind a disk. A test device has it as `%t/disk`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Data {
+    /// Nobody has it.
+    None,
+    /// Not one byte of it changes.
+    Kept,
+    /// Some do.
+    Lost,
+}
+
+/// How large the file is.
+const DISK_BYTES: usize = 16 << 20;
+/// What is in it.
+const DISK_BYTE: u8 = 0x5a;
 
 /// A boot of the kit.
 pub struct Boot {
@@ -46,6 +63,7 @@ pub struct Boot {
     /// In the README.
     machine: &'static str,
     tested: Tested,
+    data: Data,
     /// What the kernel's command line has besides.
     append: &'static str,
     /// What is typed when a line has a text in it.
@@ -84,9 +102,11 @@ pub const ALL: &[Boot] = &[
             "--like crosvm",
             "--like 5bsd",
             "--like qemu-2025",
+            "--type blk --backing %t/disk",
         ]),
+        data: Data::Kept,
         // Which leaves out the kselftests.
-        append: "suspend.device=virtio0,virtio1,virtio2,virtio3,virtio4,virtio5",
+        append: "suspend.device=virtio0,virtio1,virtio2,virtio3,virtio4,virtio5,virtio6",
         typed: None,
         status: 1,
         says: &[
@@ -127,8 +147,26 @@ pub const ALL: &[Boot] = &[
                 has: "1.4 (bit 43) skip ok skip skip skip FAIL",
                 has_not: "skip:",
             },
+            Row {
+                name: "virtio6 block",
+                has: "1.4 (bit 43) ok ok ok ok skip ok",
+                has_not: "FAIL",
+            },
         ],
         last: "not ok: ",
+    },
+    Boot {
+        name: "boot/kit-lost",
+        what: "the kit writes to a disk if it is told that the data may be lost",
+        machine: "q35",
+        tested: Tested::Ours(&["--type blk --backing %t/disk"]),
+        data: Data::Lost,
+        append: "suspend.test=written-data suspend.data=lost",
+        typed: None,
+        status: 0,
+        says: &[],
+        rows: &OF_ONE,
+        last: "ok: 1 passed, 0 failed, 0 skipped",
     },
     Boot {
         name: "qemu/kit-q35",
@@ -138,7 +176,10 @@ pub const ALL: &[Boot] = &[
             "virtio-rng-pci,suspend=1.4",
             "virtio-rng-pci,suspend=1.4,packed=on",
             "virtio-serial-pci,suspend=1.4",
+            "virtio-blk-pci,suspend=1.4,drive=disk",
+            "virtio-net-pci,suspend=1.4,netdev=net",
         ]),
+        data: Data::Kept,
         append: "",
         typed: None,
         status: 0,
@@ -154,8 +195,11 @@ pub const ALL: &[Boot] = &[
             "virtio-serial-device,suspend=1.4",
             "virtio-rng-device,suspend=1.4,packed=on",
             "virtio-rng-device,suspend=1.4",
+            "virtio-blk-device,suspend=1.4,packed=on,drive=disk",
+            "virtio-net-device,suspend=1.4,netdev=net",
         ]),
-        append: "",
+        data: Data::Lost,
+        append: "suspend.data=lost",
         typed: None,
         status: 0,
         says: &["# virtio0: feature bits offered: 0x"],
@@ -167,6 +211,7 @@ pub const ALL: &[Boot] = &[
         what: "on microvm: a shell, after which the machine ends as else, and QEMU's status is 0",
         machine: "microvm",
         tested: Tested::QemusOwn(&["virtio-rng-device,suspend=1.4"]),
+        data: Data::None,
         append: "suspend.test=suspend suspend.exit=shell",
         typed: Some(("BusyBox", "echo typed $((6 * 7))\nexit\n")),
         status: 0,
@@ -179,6 +224,7 @@ pub const ALL: &[Boot] = &[
         what: "on microvm: a case by its name, and a reboot, and QEMU's status is 0",
         machine: "microvm",
         tested: Tested::QemusOwn(&["virtio-rng-device,suspend=1.4"]),
+        data: Data::None,
         append: "suspend.test=suspend suspend.exit=reboot",
         typed: None,
         status: 0,
@@ -191,6 +237,7 @@ pub const ALL: &[Boot] = &[
         what: "on microvm: what is wrong on the command line is said, and QEMU's status is 1",
         machine: "microvm",
         tested: Tested::QemusOwn(&["virtio-rng-device,suspend=1.4"]),
+        data: Data::None,
         append: "suspend.data=gone suspend.exti=reboot",
         typed: None,
         status: 1,
@@ -206,7 +253,7 @@ const OF_ONE: [Row; 1] = [Row {
     has_not: "FAIL",
 }];
 
-const OF_QEMU: [Row; 4] = [
+const OF_QEMU: [Row; 6] = [
     Row {
         name: "virtio0",
         has: "1.4 (bit 43)",
@@ -219,6 +266,16 @@ const OF_QEMU: [Row; 4] = [
     },
     Row {
         name: "virtio2",
+        has: "1.4 (bit 43)",
+        has_not: "FAIL",
+    },
+    Row {
+        name: "virtio3",
+        has: "1.4 (bit 43)",
+        has_not: "FAIL",
+    },
+    Row {
+        name: "virtio4",
         has: "1.4 (bit 43)",
         has_not: "FAIL",
     },
@@ -286,6 +343,10 @@ fn once(
         ),
         Tested::QemusOwn(devices) => (Vec::new(), devices),
     };
+    let disk = run.sockets()?.join("disk");
+    if boot.data != Data::None {
+        fs::write(&disk, vec![DISK_BYTE; DISK_BYTES]).context("can't write the disk")?;
+    }
     let devices = Devices::start(tree, &specs, run, report.output())?;
     let emulator = match boot.tested {
         Tested::Ours(_) => config.emulator.clone(),
@@ -326,6 +387,12 @@ fn once(
             "socket": {"type": "unix", "path": socket},
         });
         command.arg("-device").arg(device.to_string());
+    }
+    if !own.is_empty() && boot.data != Data::None {
+        // It takes all frames, as one that leads nowhere does not.
+        command.args(["-netdev", "user,id=net", "-blockdev"]);
+        let disk = json!({"driver": "file", "node-name": "disk", "filename": disk});
+        command.arg(disk.to_string());
     }
     for device in own {
         command.args(["-device", *device]);
@@ -387,6 +454,18 @@ fn once(
     }
     // The driver that tests devices breaks rules on purpose, so their judge is not asked.
     devices.finish()?;
+    if boot.data != Data::None {
+        let bytes = fs::read(&disk).context("can't read the disk")?;
+        ensure!(bytes.len() == DISK_BYTES, "the disk has another size");
+        let changed = bytes.iter().filter(|byte| **byte != DISK_BYTE).count();
+        report.note(format_args!(
+            "bytes of the disk that have changed: {changed}"
+        ));
+        ensure!(
+            (changed != 0) == (boot.data == Data::Lost),
+            "bytes of the disk that have changed: {changed}"
+        );
+    }
     Ok(Ended {
         lines,
         status,
@@ -483,6 +562,65 @@ mod tests {
         assert!(command_line(&readme(), "pc98").is_err());
     }
 
+    fn page() -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+        fs::read_to_string(root.join("Documentation/virtio/device-authors.rst")).unwrap()
+    }
+
+    /// What is said of devices that are like those elsewhere is what the kit is tested to say.
+    #[test]
+    fn the_table_of_devices_elsewhere() {
+        let boot = &ALL[0];
+        let Tested::Ours(specs) = boot.tested else {
+            panic!("{} has no test devices", boot.name);
+        };
+        let page = page();
+        let mut compared = 0;
+        for (spec, row) in specs.iter().zip(boot.rows) {
+            let Some(name) = spec.strip_prefix("--like ") else {
+                continue;
+            };
+            let begin = format!("``{name}``");
+            let words = |line: &str| line.split_whitespace().map(str::to_string).collect();
+            let last = |words: Vec<String>| words[words.len().saturating_sub(5)..].to_vec();
+            let verdicts = last(words(row.has));
+            let lines = page.lines().filter(|line| line.starts_with(&begin));
+            assert_eq!(
+                lines.map(|line| last(words(line))).next(),
+                Some(verdicts),
+                "{name}"
+            );
+            compared += 1;
+        }
+        assert_eq!(compared, 3);
+    }
+
+    /// The page says by which fault each case fails that is judged.
+    #[test]
+    fn the_table_of_faults() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+        let cases = root.join("drivers/virtio/virtio_suspend_test/cases.rs");
+        let cases = fs::read_to_string(cases).unwrap();
+        let value = |line: &str, field: &str| {
+            let rest = line.trim().strip_prefix(field)?;
+            Some(rest.trim_matches([':', ' ', '"', ',']).to_string())
+        };
+        let page = page();
+        let table = page
+            .split("Which case fails for which fault")
+            .nth(1)
+            .unwrap();
+        let (mut name, mut judged) = (String::new(), 0);
+        for line in cases.lines() {
+            name = value(line, "name:").unwrap_or(name);
+            if value(line, "rule:").is_some_and(|rule| rule.starts_with('V')) {
+                assert!(table.contains(&format!("``{name}``")), "{name}");
+                judged += 1;
+            }
+        }
+        assert!(judged > 30, "{judged}");
+    }
+
     #[test]
     fn judgement() {
         let boot = &ALL[0];
@@ -497,6 +635,7 @@ mod tests {
             "# virtio3  entropy  draft (bit 42)  ok   ok   ok   FAIL skip ok",
             "# virtio4  entropy  1.4 (bit 43)    ok   ok   ok   ok   skip ok",
             "# virtio5  entropy  1.4 (bit 43)    skip ok   skip skip skip FAIL",
+            "# virtio6  block    1.4 (bit 43)    ok   ok   ok   ok   skip ok",
             "suspend-kit: not ok: 3 passed, 1 failed, 1 skipped",
         ]);
         let ended = |lines: Vec<&str>, status| Ended {
@@ -518,7 +657,11 @@ mod tests {
                 head + 5,
                 "# virtio3 entropy draft (bit 42) ok ok ok ok skip ok",
             ),
-            (head + 8, "suspend-kit: ok: 3 passed"),
+            (
+                head + 8,
+                "# virtio6  block    1.4 (bit 43)    ok   ok   FAIL ok   skip ok",
+            ),
+            (head + 9, "suspend-kit: ok: 3 passed"),
             (head + 1, "#"),
         ] {
             let mut lines = lines.clone();
