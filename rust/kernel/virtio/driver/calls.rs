@@ -18,7 +18,8 @@ use kernel::{
 use super::{
     lifecycle::{
         common_of,
-        Ops, //
+        Ops,
+        PrivateData, //
     },
     Adapter,
     Driver, //
@@ -64,15 +65,25 @@ impl<T: Driver + 'static> Adapter<T> {
     }
 
     fn used(dev: &Device<Bound>, index: usize) {
+        // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
+        // probed, and this only while that is live or its controller gated.
+        unsafe { Self::used_of(dev, Self::private(dev), index) };
+    }
+
+    /// Has the driver take back what the device has used in a virtqueue.
+    ///
+    /// # Safety
+    ///
+    /// `private` must be that of `dev`, and for the rest as for [`PrivateData::with_data`].
+    #[inline]
+    unsafe fn used_of(dev: &Device<Bound>, private: &PrivateData<'_, T>, index: usize) {
         // Interrupts are not disabled if the controller calls, nor in the handlers of transports
         // that are not interrupted themselves.
         let irq = local_interrupt_disable();
-        // SAFETY: `Ops` is only reached through the `Common` of a device that this adapter has
-        // probed.
-        let keys = unsafe { Self::private(dev) }.keys.as_ref();
+        let keys = private.keys.as_ref();
         if let Some(key) = keys.and_then(|keys| keys.get(index)) {
-            // SAFETY: As above, and only while that is live or its controller gated.
-            unsafe { Self::with_data(dev, |data| T::used(dev, data, *key, &irq)) };
+            // SAFETY: By the safety requirements.
+            unsafe { private.with_data(|data| T::used(dev, data, *key, &irq)) };
         }
     }
 
@@ -134,11 +145,14 @@ impl<T: Driver + 'static> Adapter<T> {
         let dev = unsafe { &*vdev.cast::<Device<BoundInternal>>() };
 
         let _rcu = rcu::read_lock();
-        // SAFETY: As above, and the virtqueue has been set up by a driver's probe.
-        let common = unsafe { common_of(dev) };
+        // SAFETY: As above, and the virtqueue has been set up by the probe of a driver of this
+        // adapter, whose callback this is. The drvdata is looked up once: this is a hot path.
+        let private = unsafe { Self::private(dev) };
+        let common = private.common();
         if common.live.load(Acquire) {
+            // SAFETY: It is live, and `tear_down` waits for this.
             // CAST: From 32 bits to at least as many.
-            Self::used(dev, index as usize);
+            unsafe { Self::used_of(dev, private, index as usize) };
             // SAFETY: The virtqueue is valid, see above.
             if unsafe { bindings::virtqueue_is_broken(vq) } {
                 common.controller.look_soon(dev);

@@ -199,6 +199,27 @@ pub struct PrivateData<'bound, T: Driver> {
     data: UnsafeCell<MaybeUninit<T::Data<'bound>>>,
 }
 
+impl<T: Driver> PrivateData<'_, T> {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    /// Calls into the driver, see [`Adapter::with_data`].
+    ///
+    /// # Safety
+    ///
+    /// Either the driver's data must be known to be initialised, or the caller is a callback that
+    /// `tear_down` waits for after it has cleared `live`.
+    pub(super) unsafe fn with_data<R>(
+        &self,
+        f: impl for<'a> FnOnce(Pin<&'a T::Data<'a>>) -> R,
+    ) -> R {
+        // SAFETY: By the safety requirements the data is initialised, and not about to be dropped:
+        // all references to it are shared. It is pinned together with the private data.
+        f(unsafe { Pin::new_unchecked((*self.data.get()).assume_init_ref()) })
+    }
+}
+
 /// Returns what the bus abstraction keeps for a device.
 ///
 /// # Safety
@@ -246,10 +267,7 @@ impl<T: Driver + 'static> Adapter<T> {
         f: impl for<'a> FnOnce(Pin<&'a T::Data<'a>>) -> R,
     ) -> R {
         // SAFETY: By the safety requirements.
-        let private = unsafe { Self::private(dev) };
-        // SAFETY: By the safety requirements the data is initialised, and not about to be dropped:
-        // all references to it are shared. It is pinned together with the private data.
-        f(unsafe { Pin::new_unchecked((*private.data.get()).assume_init_ref()) })
+        unsafe { Self::private(dev).with_data(f) }
     }
 
     /// Whether the driver knows a feature bit 42 of its device type.
