@@ -77,7 +77,8 @@ pub(super) struct BlkQueue {
 
 impl BlkQueue {
     /// Fills in the header of a request, and starts it.
-    #[inline]
+    // As for `VirtQueueGuard::add`: with two callers the compiler would not do it by itself.
+    #[inline(always)]
     fn prepare(&self, mut request: Request) -> Result<Request, Refused<BlkOps>> {
         match self.set_up(&mut request).and_then(|()| request.start()) {
             Ok(()) => Ok(request),

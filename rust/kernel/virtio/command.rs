@@ -133,7 +133,8 @@ where
         unsafe { Self::from_raw(ptr.cast()) }
     }
 
-    #[inline]
+    // As `VirtQueueGuard::add`, which is its only caller.
+    #[inline(always)]
     fn lists(&mut self, lists: &mut Lists) -> Result {
         let is_write = self.is_write();
         // SAFETY: Nothing is moved out.

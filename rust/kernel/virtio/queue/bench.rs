@@ -86,7 +86,6 @@ impl<T: Token> VirtQueue<T> {
             _ => {}
         }
         inner.outstanding = 0;
-        inner.available = 0;
         inner.used = 0;
         result
     }

@@ -91,7 +91,6 @@ impl<T: Token> RawQueue for VirtQueue<T> {
             open: false,
             callbacks: self.notified,
             outstanding: 0,
-            available: 0,
             used: 0,
         };
     }
@@ -184,7 +183,8 @@ impl<T: Token> RawQueue for VirtQueue<T> {
                 let offset = (descriptors % u64::from(size.max(1))) as u16;
                 (offset, laps % 2 == 0)
             };
-            (position(inner.available), position(inner.used))
+            let posted = u64::from(size.saturating_sub(Inner::free(vq)));
+            (position(inner.used + posted), position(inner.used))
         } else {
             // SAFETY: As in `disable_callbacks`, and the virtqueue is a split one.
             let indices = unsafe {
