@@ -298,6 +298,11 @@ bool rust_virtio_helper_blk_mq_add_to_batch(struct request *rq, struct io_comp_b
 	return blk_mq_add_to_batch(rq, iob, is_error, complete);
 }
 
+bool rust_virtio_helper_blk_should_fake_timeout(struct request_queue *q)
+{
+	return blk_should_fake_timeout(q);
+}
+
 unsigned short rust_virtio_helper_blk_rq_nr_discard_segments(struct request *rq)
 {
 	return blk_rq_nr_discard_segments(rq);

@@ -130,6 +130,7 @@ void rust_virtio_helper_rq_free_special_payload(struct request *rq);
 bool rust_virtio_helper_blk_mq_add_to_batch(struct request *rq, struct io_comp_batch *iob,
 					    bool is_error,
 					    void (*complete)(struct io_comp_batch *));
+bool rust_virtio_helper_blk_should_fake_timeout(struct request_queue *q);
 unsigned short rust_virtio_helper_blk_rq_nr_discard_segments(struct request *rq);
 struct queue_limits rust_virtio_helper_queue_limits_start_update(struct request_queue *q);
 sector_t rust_virtio_helper_get_capacity(struct gendisk *disk);

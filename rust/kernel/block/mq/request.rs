@@ -320,6 +320,14 @@ impl<T: Operations> Request<T> {
     #[inline]
     pub(super) fn complete_remote(self) -> Option<Self> {
         let rq = self.into_raw();
+        // Somebody tries what happens when a request never ends (fail_io_timeout): it is left to
+        // its timeout.
+        //
+        // SAFETY: The request is valid, and so is its queue.
+        #[cfg(CONFIG_FAIL_IO_TIMEOUT)]
+        if unsafe { bindings::blk_should_fake_timeout((*rq.as_ptr()).q) } {
+            return None;
+        }
         // SAFETY: The request is valid. One that has not been started can be completed, too: the
         // block layer does so itself.
         if unsafe { bindings::blk_mq_complete_request_remote(rq.as_ptr()) } {
