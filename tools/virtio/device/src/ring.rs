@@ -160,6 +160,12 @@ pub trait Ring: Send {
     /// call.
     fn needs_notification(&mut self, mem: &Memory) -> Result<bool, RingError>;
 
+    /// How many buffers more the driver wants to be used before it is notified; none if it does not
+    /// say (EVENT_IDX), or by a position in the descriptor ring. Changes nothing.
+    fn wanted_after(&self, _mem: &Memory) -> Result<Option<u16>, RingError> {
+        Ok(None)
+    }
+
     /// Asks the driver to notify the next available buffer; true if there is one already.
     fn arm(&mut self, mem: &Memory) -> Result<bool, RingError>;
 

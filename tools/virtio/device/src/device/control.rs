@@ -78,6 +78,9 @@ impl Device {
                 if let Value::Object(position) = json!(ring.position()) {
                     report.extend(position);
                 }
+                if let Ok(Some(count)) = ring.wanted_after(self.memory()) {
+                    report.insert("wanted_after".into(), count.into());
+                }
             }
             report
         };

@@ -13,7 +13,8 @@ use super::frame::ETHERNET;
 pub type Mac = [u8; 6];
 
 /// How many addresses of each kind are told apart; with more of them, all of the kind are received.
-pub const TABLE: usize = 64;
+/// So many that a command does not fit into a page.
+pub const TABLE: usize = 1024;
 /// How many addresses and VLANs a report lists.
 const REPORTED: usize = 16;
 /// There is no VLAN beyond.

@@ -160,6 +160,15 @@ impl Ring for SplitRing {
         Ok(self.queue.needs_notification(mem)?)
     }
 
+    fn wanted_after(&self, mem: &Memory) -> Result<Option<u16>, RingError> {
+        if !self.layout.event_idx {
+            return Ok(None);
+        }
+        let event = self.layout.driver + 4 + 2 * u64::from(self.layout.size);
+        let event = u16::from_le(mem.load(GuestAddress(event), Ordering::Relaxed)?);
+        Ok(Some(event.wrapping_sub(self.queue.next_used())))
+    }
+
     fn arm(&mut self, mem: &Memory) -> Result<bool, RingError> {
         Ok(self.queue.enable_notification(mem)?)
     }
