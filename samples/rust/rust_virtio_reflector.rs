@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Rust virtio driver sample: buffers of several parts, on two virtqueues, and a driver that polls.
+//! Rust virtio driver sample: buffers of several parts, on several virtqueues, and a driver that
+//! polls.
 //!
 //! It drives a network device, and sends each frame back that is addressed to it, as a reflector of
 //! a network does. There is no network interface. A buffer is a header and a list of pages; the
 //! device writes a frame into it, and then reads as much of it as there was. The device notifies of
 //! the first frame that it receives, and then the driver looks by itself until there are no more,
 //! as a driver with NAPI does.
+//!
+//! With the parameter `stations` it answers for other stations, too, as that of a host of virtual
+//! machines would: the device is told of their addresses, in a command that it reads, a list of
+//! pages in the middle, and writes its answer into.
 //!
 //! ```sh
 //! echo virtio2 > /sys/bus/virtio/drivers/virtio_net/unbind
@@ -25,6 +30,7 @@ use kernel::{
     },
     device_id::IdArray,
     new_mutex,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         Arc,
@@ -35,7 +41,8 @@ use kernel::{
 use virtio::{
     compat::{
         device_ids,
-        LocalInterruptDisabled, //
+        LocalInterruptDisabled,
+        EOPNOTSUPP, //
     },
     net,
     suspend::{
@@ -46,6 +53,7 @@ use virtio::{
     Device,
     DeviceId,
     DmaBytes,
+    DmaMemory as _,
     DmaPages,
     Driver,
     Feature,
@@ -54,6 +62,7 @@ use virtio::{
     LendBox,
     Negotiation,
     Parts,
+    Used,
     VirtQueue,
     VirtQueueGuard, //
 };
@@ -75,6 +84,18 @@ const DESCRIPTORS: usize = 1 + FRAME_BYTES.div_ceil(4096);
 
 /// How many frames are looked at with the virtqueues locked.
 const BUDGET: usize = 16;
+
+/// The most stations that there can be besides the device's own.
+const MAX_STATIONS: u16 = 4096;
+
+/// The group that all stations belong to.
+const GROUP: [u8; net::MAC_BYTES] = [0x03, b'S', b'T', b'A', 0xff, 0xff];
+
+/// Returns the address of a station. A group has a bit in the first byte, and so none of these.
+fn station(number: u16) -> [u8; net::MAC_BYTES] {
+    let [high, low] = number.to_be_bytes();
+    [0x02, b'S', b'T', b'A', high, low]
+}
 
 /// What the device is to do with a frame.
 enum Way {
@@ -114,11 +135,12 @@ impl Frame {
         LendBox::new(frame, GFP_KERNEL)
     }
 
-    /// Makes an answer of a frame that has been received, if it is addressed to `mac`.
-    fn reflect(&mut self, written: usize, mac: &[u8; net::MAC_BYTES]) {
+    /// Makes an answer of a frame that has been received, if `is_ours` says so of the address that
+    /// it is for.
+    fn reflect(&mut self, written: usize, is_ours: impl Fn(&[u8; net::MAC_BYTES]) -> bool) {
         let len = written.saturating_sub(net::HEADER_BYTES);
         let begin = self.data.written(len).next().unwrap_or_default();
-        if begin.len() < ETHERNET_BYTES || !begin.starts_with(mac) {
+        if begin.len() < ETHERNET_BYTES || !begin.first_chunk().is_some_and(is_ours) {
             return;
         }
         let Some((destination, rest)) = self
@@ -131,11 +153,56 @@ impl Frame {
         let Some(source) = rest.first_chunk_mut() else {
             return;
         };
-        *destination = *source;
-        *source = *mac;
+        core::mem::swap(destination, source);
         // Nothing is left to the device to do.
         self.header.as_mut_slice().fill(0);
         self.way = Way::Transmit(len);
+    }
+}
+
+/// Has the device receive what is for the stations, and for their group.
+struct Stations {
+    /// The command, and how many stations there are.
+    header: DmaBytes,
+    addresses: DmaPages,
+    /// How many groups there are, and their addresses.
+    groups: DmaBytes,
+    answer: DmaBytes,
+}
+
+impl Lend for Stations {
+    fn lend<'a>(&'a mut self, parts: &mut Parts<'a>) -> Result {
+        parts.readable(&self.header, self.header.len())?;
+        parts.readable(&self.addresses, self.addresses.len())?;
+        parts.readable(&self.groups, self.groups.len())?;
+        parts.writable(&mut self.answer, 1)
+    }
+}
+
+impl Stations {
+    fn new(count: u16) -> Result<LendBox<Self>> {
+        let mut this = Self {
+            header: DmaBytes::new(net::COMMAND_BYTES + size_of::<u32>(), GFP_KERNEL)?,
+            addresses: DmaPages::new(usize::from(count) * net::MAC_BYTES, GFP_KERNEL)?,
+            groups: DmaBytes::new(size_of::<u32>() + net::MAC_BYTES, GFP_KERNEL)?,
+            answer: DmaBytes::new(1, GFP_KERNEL)?,
+        };
+        if let Some((command, len)) = this.header.as_mut_slice().split_first_chunk_mut() {
+            *command = net::SET_MAC_TABLE;
+            len.copy_from_slice(&u32::from(count).to_le_bytes());
+        }
+        if let Some((len, group)) = this.groups.as_mut_slice().split_first_chunk_mut() {
+            *len = 1u32.to_le_bytes();
+            group.copy_from_slice(&GROUP);
+        }
+        // An address may begin on one page and end on the next.
+        let mut bytes = (0..count).flat_map(station);
+        for page in 0..this.addresses.len().div_ceil(PAGE_SIZE) {
+            for byte in this.addresses.page_mut(page).into_iter().flatten() {
+                *byte = bytes.next().unwrap_or_default();
+            }
+        }
+        LendBox::new(this, GFP_KERNEL)
     }
 }
 
@@ -146,6 +213,7 @@ type Queue<'a> = VirtQueueGuard<'a, LendBox<Frame>>;
 enum Direction {
     Receive,
     Transmit,
+    Control,
 }
 
 #[pin_data]
@@ -153,7 +221,11 @@ struct Reflector {
     /// Locked before `transmit`.
     receive: Arc<VirtQueue<LendBox<Frame>>>,
     transmit: Arc<VirtQueue<LendBox<Frame>>>,
+    /// [`None`] if the device takes no such commands.
+    control: Option<Arc<VirtQueue<LendBox<Stations>>>>,
     mac: [u8; net::MAC_BYTES],
+    /// How many there are besides.
+    stations: u16,
     /// Frames that the device can't be given now, in their order. Taken before the virtqueues, and
     /// with room for all frames.
     #[pin]
@@ -182,6 +254,38 @@ fn give(
 }
 
 impl Reflector {
+    fn is_ours(&self, address: &[u8; net::MAC_BYTES]) -> bool {
+        let [.., high, low] = *address;
+        let number = u16::from_be_bytes([high, low]);
+        *address == self.mac || number < self.stations && *address == station(number)
+    }
+
+    /// Tells the device of the stations.
+    fn tell_stations(&self) -> Result {
+        if self.stations == 0 {
+            return Ok(());
+        }
+        let control = self.control.as_ref().ok_or(EOPNOTSUPP)?;
+        let stations = Stations::new(self.stations)?;
+        let mut queue = control.lock();
+        // What is refused is freed when the queue is unlocked.
+        let result = queue.add(stations);
+        queue.unlock_and_kick();
+        result.map_err(|refused| refused.error)
+    }
+
+    /// The device has answered.
+    fn answered(&self, dev: &Device<Bound>) {
+        let Some(control) = &self.control else { return };
+        // Not with the queue locked.
+        let used = control.lock().get_buf();
+        if let Some(Used { token, len }) = used {
+            if token.answer.written(len) != [net::COMMAND_OK] {
+                dev_err!(dev, "the device does not take the addresses\n");
+            }
+        }
+    }
+
     /// Looks at some of the frames. Returns whether the device notifies of the next.
     fn turn(&self, kept: &mut KVec<LendBox<Frame>>) -> bool {
         // Both, because what leaves one goes into the other.
@@ -199,7 +303,7 @@ impl Reflector {
             let Some(used) = receive.get_buf() else { break };
             left -= 1;
             let mut frame = used.token;
-            frame.reflect(used.len, &self.mac);
+            frame.reflect(used.len, |address| self.is_ours(address));
             if let Err(frame) = give(frame, &mut receive, &mut transmit) {
                 let _ = kept.push_within_capacity(frame);
             }
@@ -238,7 +342,7 @@ impl Driver for ReflectorDriver {
 
     const ID_TABLE: IdTable = &ID_TABLE;
 
-    const FEATURES: &'static [Feature] = &[net::F_MTU, net::F_MAC];
+    const FEATURES: &'static [Feature] = &[net::F_MTU, net::F_MAC, net::F_CTRL_VQ, net::F_CTRL_RX];
 
     fn validate(dev: &Negotiation<'_>) -> Result {
         // The header of a legacy device is shorter.
@@ -257,13 +361,21 @@ impl Driver for ReflectorDriver {
             let mut queues = dev.virtqueues::<Self>();
             let receive = queues.add(Direction::Receive, fmt!("input.0"))?;
             let transmit = queues.add(Direction::Transmit, fmt!("output.0"))?;
+            let control = if dev.has_feature(net::F_CTRL_VQ) && dev.has_feature(net::F_CTRL_RX) {
+                Some(queues.add(Direction::Control, fmt!("control"))?)
+            } else {
+                None
+            };
             queues.find()?;
             let mac = dev.config().read(&net::MAC)?;
+            let stations = *parameters::stations.value_ref();
 
             Ok(try_pin_init!(Reflector {
                 receive,
                 transmit,
+                control,
                 mac,
+                stations: MAX_STATIONS.min(u16::try_from(stations).unwrap_or(u16::MAX)),
                 kept <- new_mutex!(KVec::new()),
             }))
         })
@@ -280,7 +392,8 @@ impl Driver for ReflectorDriver {
         // Whatever the device had has been dropped.
         *this.kept.lock() = frames;
         dev.schedule_poll();
-        Ok(())
+        // A reset has had the device forget them.
+        this.tell_stations()
     }
 
     fn used(
@@ -292,6 +405,7 @@ impl Driver for ReflectorDriver {
         let queue = match queue {
             Direction::Receive => &this.receive,
             Direction::Transmit => &this.transmit,
+            Direction::Control => return this.answered(dev),
         };
         queue.lock().disable_callbacks();
         dev.schedule_poll();
@@ -315,4 +429,11 @@ virtio::module_virtio_driver! {
     authors: ["The virtio-suspend developers"],
     description: "Rust virtio driver sample with buffers of several parts",
     license: "GPL",
+}
+
+virtio::module_parameters! {
+    stations: u32 {
+        default: 0,
+        description: "How many other stations it answers for",
+    },
 }
