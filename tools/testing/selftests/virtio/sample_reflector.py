@@ -16,9 +16,11 @@ from pathlib import Path
 from net_lib import DRIVER, INTERFACE, F, cable, inside, is_up
 from suspend_lib import (
     PROMPT,
+    SLOWNESS,
     SUSPENDED,
     Child,
     Device,
+    KernelLog,
     case,
     expect,
     modules,
@@ -35,6 +37,11 @@ ETHERNET = struct.Struct("!6s6sH")
 HEADER = ETHERNET.size
 # Which Python has no name for.
 SO_RCVBUFFORCE = 33
+# As the sample makes addresses.
+STATION = struct.Struct("!4sH")
+GROUP = b"\x03STA\xff\xff"
+# So many that a command has whole pages of them, and one that begins on a page and ends on the next.
+STATIONS = 1000
 # The smallest frame, and those with so many pages.
 LENGTHS = (HEADER, 60, 1514, 4095, 4096, 4097, 8192, 8193, MAX_MTU + HEADER)
 
@@ -59,7 +66,7 @@ class Reflector:
         return ETHERNET.pack(to or self.mac, self.own, ETHERTYPE) + payload
 
     def answer_to(self, frame):
-        return ETHERNET.pack(self.own, self.mac, ETHERTYPE) + frame[HEADER:]
+        return ETHERNET.pack(self.own, frame[:6], ETHERTYPE) + frame[HEADER:]
 
     def send(self, frame):
         expect(self.socket.send(frame), len(frame), "bytes sent")
@@ -112,7 +119,7 @@ def on_one_processor():
 
 
 @contextlib.contextmanager
-def reflector(mtu=MAX_MTU, **settings):
+def reflector(mtu=MAX_MTU, stations=0, **settings):
     """The sample at one end of the cable, the kernel's own driver at the other."""
     near, far = cable()
     before = far.mailbox.info()["settings"]
@@ -125,7 +132,7 @@ def reflector(mtu=MAX_MTU, **settings):
         wait_for(lambda: any((near.path / "net").glob("*")), f"{near.name} has an interface")
         near.set_up()
         _unbind(far.name)
-        modules.insert(modules.REFLECTOR)
+        modules.insert(modules.REFLECTOR, f"stations={stations}")
         sample = (far.path / "driver").resolve().name
         expect(sample, modules.REFLECTOR, f"driver of {far.name}")
         wait_for(lambda: is_up(near), f"the link of {near.name} is up", 5 * PROMPT)
@@ -174,6 +181,45 @@ def not_addressed():
         expect(sample.receive(0.1), None, "another frame")
 
 
+def station(number):
+    return STATION.pack(b"\x02STA", number)
+
+
+@case("a command of bytes and pages that the device reads, and its answer: it knows the stations")
+def stations():
+    with reflector(stations=STATIONS) as sample:
+        def receives():
+            return sample.far.report()["filter"]
+
+        wait_for(lambda: receives()["multicast"], "the device has got the command")
+        expect(receives()["multicast"], [_text(GROUP)], "what follows the pages")
+        expect(receives()["unicast"], [_text(station(number)) for number in range(16)], "the first")
+        for number in (0, 681, 682, 683, STATIONS - 1):
+            frame = sample.frame(60, to=station(number))
+            sample.send(frame)
+            answer = sample.receive()
+            require(answer is not None, f"station {number} does not answer")
+            require(answer == sample.answer_to(frame), f"station {number} answers another frame")
+        said = KernelLog()
+        sample.dev.rebind()
+        wait_for(lambda: receives()["multicast"], "the device has got the command again")
+        # It would have said so by now: the frame comes later.
+        wait_for(lambda: is_up(sample.near), "the link is up", 5 * PROMPT)
+        sample.reflects()
+        expect(_refusals(said), 0, "answers that are not what the device has written")
+        sample.far.mailbox.set(faults=["used-zero"])
+        sample.dev.rebind()
+        wait_for(lambda: _refusals(said), "a device that has written no answer is found out")
+
+
+def _refusals(log):
+    return sum("the device does not take the addresses" in line for line in log.lines())
+
+
+def _text(mac):
+    return ":".join(f"{byte:02x}" for byte in mac)
+
+
 @case("more frames than there are buffers, none lost or out of order")
 def stream():
     with reflector() as sample:
@@ -197,6 +243,32 @@ def polled(how):
             expect(sample.receive() == sample.answer_to(frame), True, "a frame of the burst")
         sent = sum(sample.far.mailbox.counters()["used_notifications"])
         require(sent < len(frames) / 2, f"{sent} notifications of {len(frames)} frames")
+
+
+@case("nobody waits for what has been sent: the device is to notify when it has used most of it")
+def delayed():
+    with reflector() as sample:
+        frames = [sample.frame(60) for _ in range(12)]
+        sample.dev.request("suspend")
+        for frame in frames:
+            sample.send(frame)
+        wait_for(lambda: sample.far.report()["waiting"] >= len(frames), "the frames wait")
+        # First those that are received are in process, then those that are sent.
+        fault = f"hold-ms={int(500 * SLOWNESS)}"
+        sample.far.mailbox.set(faults=[fault])
+        sample.dev.request("resume")
+
+        def sending():
+            _, transmit, *_ = sample.far.mailbox.stats()["queues"]
+            # Not of the next one, which is 0, but of one that it has.
+            return 2 <= transmit["wanted_after"] <= transmit["in_process"]
+
+        wait_for(sending, "the device is asked to notify late", 5 * PROMPT)
+        for frame in frames:
+            expect(sample.receive(5 * PROMPT) == sample.answer_to(frame), True, "a frame")
+        require(sample.far.mailbox.happened(fault), "nothing was in process")
+        sample.far.mailbox.set(faults=[])
+        sample.reflects()
 
 
 @case("suspended under load, no frame is lost or out of order")
