@@ -37,8 +37,8 @@ check-kdir:
 
 # What runs in the build root, which it makes first; see scripts/lab.
 
-.PHONY: demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer series lab-modules
-demo bench deb docs shell check kselftest kit mutate qemu rust-analyzer series:
+.PHONY: demo bench deb deb-check docs shell check kselftest kit mutate qemu rust-analyzer series lab-modules
+demo bench deb deb-check docs shell check kselftest kit mutate qemu rust-analyzer series:
 	@$(lab) $@
 
 .PHONY: qemu-check
@@ -84,6 +84,7 @@ help:
 	@echo '  make series         patches for the kernel, in out/series: makes and applies them'
 	@echo '  make series-check   the same, and builds the kernel after each of them: takes long'
 	@echo '  make deb            packages for Debian, in out/deb'
+	@echo '  make deb-check      the same, and have apt, dpkg and DKMS try them in a Debian of its own'
 	@echo '  make lab-modules    only the modules, for the guest'
 	@echo '  make rust-analyzer  rust-project.json for the editor'
 	@echo ''

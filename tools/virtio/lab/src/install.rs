@@ -31,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// As scripts/dkms.conf has it.
 const PACKAGE: &str = "virtio-suspend/1.0";
 /// What is printed of a disk that was suspended and resumed, by either guest.
-const CYCLE: [&str; 3] = ["revision: 1.4", "state: suspended", "state: running"];
+pub const CYCLE: [&str; 3] = ["revision: 1.4", "state: suspended", "state: running"];
 
 /// With the accelerator and the output of `config`.
 pub fn run(tree: &Tree, kernel: &Kernel, config: Config) -> Result<()> {
@@ -93,7 +93,7 @@ fn dkms(kernel: &Kernel, [dkms, src]: &[PathBuf; 2], action: &str, what: &str) -
 }
 
 /// Boots a guest, which has to print some lines, in this order, and to end in a certain way.
-fn boot(
+pub fn boot(
     tree: &Tree,
     kernel: &Kernel,
     name: &str,

@@ -15,6 +15,7 @@ mod circles;
 mod command;
 mod conformance;
 mod deb;
+mod deb_check;
 mod debug;
 mod demo;
 mod device;
@@ -180,6 +181,8 @@ enum Cmd {
     Series(series::Args),
     /// Build the packages for Debian, have lintian check them, and print where they are.
     Deb,
+    /// Have apt, dpkg and DKMS install, upgrade and purge those in a Debian of its own; takes minutes.
+    DebCheck,
     /// Write rust-project.json, for rust-analyzer.
     RustAnalyzer,
     /// Start a guest to play in.
@@ -316,6 +319,7 @@ fn host(cli: Cli) -> Result<u8> {
             kit::make(&tree, &kernel, &output::Output::Terminal)?.display()
         ),
         Cmd::Deb => println!("{}", deb::run(&tree, &kernel)?.display()),
+        Cmd::DebCheck => deb_check::run(&tree, &kernel)?,
         Cmd::RustAnalyzer => {
             // For the generated bindings.
             modules::build(&tree, &kernel)?;
