@@ -24,14 +24,17 @@ pub(super) struct Child(NonNull<bindings::device>);
 // SAFETY: Devices are reference-counted, and not tied to a thread.
 unsafe impl Send for Child {}
 
+// SAFETY: Nothing is done with a shared reference but to take another, which is counted.
+unsafe impl Sync for Child {}
+
 impl Child {
-    /// Finds a child of the device by its class, and by its type if one is given. May sleep.
+    /// Finds a child of the device by its class, or its type, or both. May sleep.
     pub(super) fn find(
         dev: &Device<Bound>,
-        class: &'static CStr,
+        class: Option<&'static CStr>,
         kind: Option<&'static CStr>,
     ) -> Option<Self> {
-        type Wanted = (&'static CStr, Option<&'static CStr>);
+        type Wanted = (Option<&'static CStr>, Option<&'static CStr>);
 
         unsafe extern "C" fn matches(dev: *mut bindings::device, data: *const c_void) -> c_int {
             // SAFETY: `device_find_child` passes a valid device, and `wanted` from below. Class and
@@ -42,8 +45,9 @@ impl Child {
                 let same = |name: *const c_char, wanted: &CStr| {
                     !name.is_null() && CStr::from_char_ptr(name).to_bytes() == wanted.to_bytes()
                 };
-                let found = !class.is_null()
-                    && same((*class).name, wanted.0)
+                let found = wanted
+                    .0
+                    .is_none_or(|wanted| !class.is_null() && same((*class).name, wanted))
                     && wanted
                         .1
                         .is_none_or(|wanted| !kind.is_null() && same((*kind).name, wanted));

@@ -42,7 +42,7 @@ impl Disk {
     /// [`ENODEV`] if there is none.
     pub fn of(dev: &Foreign<'_>) -> Result<Self, Failure> {
         // INVARIANT: Devices of this class and type are those of disks.
-        Child::find(dev.0, c"block", Some(c"disk"))
+        Child::find(dev.0, Some(c"block"), Some(c"disk"))
             .map(Self)
             .ok_or(Failure::new(ENODEV, "the device has no disk"))
     }

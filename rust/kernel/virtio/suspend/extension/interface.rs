@@ -63,7 +63,7 @@ impl Interface {
     /// [`ENODEV`] if there is none.
     pub fn of(dev: &Foreign<'_>) -> Result<Self, Failure> {
         // INVARIANT: Devices of this class are those of network interfaces.
-        Child::find(dev.0, c"net", None)
+        Child::find(dev.0, Some(c"net"), None)
             .map(Self)
             .ok_or(Failure::new(ENODEV, "the device has no network interface"))
     }
