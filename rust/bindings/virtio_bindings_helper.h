@@ -10,11 +10,14 @@
 #include <linux/input.h>
 #include <linux/input/mt.h>
 #include <linux/netdevice.h>
+#include <linux/reboot.h>
 #include <linux/rtnetlink.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_features.h>
 #include <linux/virtio_ring.h>
+#include <scsi/scsi_cmnd.h>
+#include <scsi/scsi_host.h>
 #include <uapi/linux/virtio_blk.h>
 #include <uapi/linux/virtio_ids.h>
 #include <uapi/linux/virtio_input.h>

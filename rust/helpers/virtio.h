@@ -19,6 +19,8 @@
 #include <linux/netdevice.h>
 #include <linux/virtio.h>
 #include <linux/workqueue.h>
+#include <scsi/scsi_cmnd.h>
+#include <scsi/scsi_host.h>
 
 bool rust_virtio_helper_virtio_has_feature(const struct virtio_device *vdev, unsigned int fbit);
 void rust_virtio_helper_virtio_clear_feature(struct virtio_device *vdev, unsigned int fbit);
@@ -117,6 +119,35 @@ int rust_virtio_helper_vlan_for_each(struct net_device *dev,
 bool rust_virtio_helper_vlan_dev_is_8021q(const struct net_device *dev);
 void rust_virtio_helper_ndo_vlan_rx_kill_vid(const struct net_device_ops *ops,
 					     struct net_device *dev, u16 vid);
+
+typedef enum scsi_qc_status rust_virtio_scsi_queuecommand(struct Scsi_Host *shost,
+							  struct scsi_cmnd *cmd);
+typedef int rust_virtio_scsi_eh(struct scsi_cmnd *cmd);
+
+struct Scsi_Host *rust_virtio_helper_dev_to_scsi_host(struct device *dev);
+void rust_virtio_helper_scsi_template_replace(struct scsi_host_template *const copy,
+					      const struct scsi_host_template *own,
+					      rust_virtio_scsi_queuecommand *queuecommand,
+					      rust_virtio_scsi_eh *abort,
+					      rust_virtio_scsi_eh *reset);
+bool rust_virtio_helper_scsi_host_take(struct Scsi_Host *shost,
+				       const struct scsi_host_template *by);
+void rust_virtio_helper_scsi_host_put_back(struct Scsi_Host *shost,
+					   const struct scsi_host_template *own);
+void rust_virtio_helper_scsi_host_set_offline(struct Scsi_Host *shost);
+void rust_virtio_helper_scsi_host_wait_scanned(struct Scsi_Host *shost);
+const struct scsi_host_template *rust_virtio_helper_scsi_template(const struct Scsi_Host *shost);
+void rust_virtio_helper_scsi_host_poll(struct Scsi_Host *shost,
+				       const struct scsi_host_template *own, unsigned int queue);
+struct Scsi_Host *rust_virtio_helper_scsi_cmnd_host(const struct scsi_cmnd *cmd);
+struct request_queue *rust_virtio_helper_scsi_cmnd_queue(const struct scsi_cmnd *cmd);
+bool rust_virtio_helper_scsi_cmnd_is_request(const struct scsi_cmnd *cmd);
+enum scsi_qc_status rust_virtio_helper_scsi_host_queue(struct Scsi_Host *shost,
+						       const struct scsi_host_template *own,
+						       struct scsi_cmnd *cmd);
+int rust_virtio_helper_scsi_cmnd_abort(const struct scsi_host_template *own, struct scsi_cmnd *cmd);
+int rust_virtio_helper_scsi_cmnd_reset(const struct scsi_host_template *own, struct scsi_cmnd *cmd);
+
 size_t rust_virtio_helper_array_index_nospec(size_t index, size_t size);
 
 void *rust_virtio_helper_page_address(struct page *page);

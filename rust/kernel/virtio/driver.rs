@@ -96,6 +96,9 @@ impl DeviceId {
     /// The device type of an entropy device.
     pub const ENTROPY: u32 = bindings::VIRTIO_ID_RNG;
 
+    /// The device type of a SCSI host.
+    pub const SCSI: u32 = bindings::VIRTIO_ID_SCSI;
+
     /// The device type of an input device.
     pub const INPUT: u32 = bindings::VIRTIO_ID_INPUT;
 }

@@ -38,6 +38,8 @@ mod disk;
 mod entropy;
 #[path = "extension/front.rs"]
 mod front;
+#[path = "extension/host.rs"]
+mod host;
 #[path = "extension/interface.rs"]
 mod interface;
 #[path = "extension/virtqueues.rs"]
@@ -90,6 +92,10 @@ pub use self::{
     entropy::{
         HeldSource,
         Source, //
+    },
+    host::{
+        HeldHost,
+        Host, //
     },
     interface::{
         HeldInterface,
@@ -148,6 +154,12 @@ pub trait Gate: Send {
     /// Whether the driver stays stopped while the system goes to sleep: if what it does to prepare
     /// for that lets it go on, the system must not sleep now.
     fn outlasts_sleep(&self) -> bool;
+
+    /// Whether the system can't go to sleep meanwhile, whatever becomes of the device: there is
+    /// something below the driver that needs the device for that.
+    fn bars_sleep(&self) -> bool {
+        false
+    }
 }
 
 /// A driver that no quiescer can stop, and the reason.
@@ -280,6 +292,7 @@ pub(crate) fn init_table() {
     // SAFETY: A module is loaded once, and this is called from its init function only.
     unsafe { TABLE.init() };
     callbacks::init();
+    host::init();
 }
 
 /// Returns the entry of a device. `dev` is only compared.

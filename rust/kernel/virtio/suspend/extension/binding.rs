@@ -263,7 +263,10 @@ impl Binding {
     pub(super) fn freeze(&self, dev: &Device) -> Result {
         self.controller.prepare_to_sleep()?;
         // From here on nobody asks for a suspend.
-        if self.may_keep_state(dev) {
+        let gated = self.gated.lock();
+        let barred = gated.as_ref().is_some_and(|gated| gated.gate.bars_sleep());
+        drop(gated);
+        if self.may_keep_state(dev) && !barred {
             return Ok(());
         }
         self.check_gate(dev)

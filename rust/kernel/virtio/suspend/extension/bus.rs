@@ -19,6 +19,7 @@ use super::{
     find,
     find_or_add,
     forget,
+    host,
     Entry,
     Known,
     TABLE, //
@@ -204,7 +205,9 @@ pub(super) fn unbind(entry: &Entry) {
     let binding = entry.binding();
     if let Some(binding) = binding {
         // SAFETY: There is a binding, so the device is bound, and stays so while its lock is held.
-        binding.end(unsafe { as_bound(&entry.dev) });
+        let dev = unsafe { as_bound(&entry.dev) };
+        binding.end(dev);
+        host::wait_scanned(dev);
     }
     entry.bound.lock().binding = None;
 }

@@ -181,19 +181,20 @@ pub struct Detached {
 }
 
 impl Detached {
-    /// Takes the callbacks away, and waits until none runs. May sleep.
+    /// Takes the callbacks of those virtqueues away, which are valid when `of` is called, and waits
+    /// until none runs. May sleep.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub(super) fn new(dev: &Device) -> Result<Self> {
+    pub(super) fn new(dev: &Device, of: impl Fn(*mut virtqueue) -> bool) -> Result<Self> {
         let mut count = 0;
         for_each(dev, |_| count += 1);
         let mut callbacks = KVec::with_capacity(count, GFP_KERNEL)?;
         for_each(dev, |vq| {
             // SAFETY: The virtqueue is valid.
             unsafe {
-                if let Some(callback) = own_callback(vq) {
+                if let (true, Some(callback)) = (of(vq), own_callback(vq)) {
                     // There is room: the device has no other virtqueues than above.
                     if callbacks
                         .push_within_capacity(((*vq).index, callback))

@@ -4,7 +4,8 @@
 
 use kernel::{
     device::Bound,
-    prelude::*, //
+    prelude::*,
+    time::Delta, //
 };
 
 use super::callbacks::Detached;
@@ -15,10 +16,16 @@ use crate::{
     },
     compat::smp_mb,
     queue::Record,
-    suspend::failure::Failure,
+    suspend::{
+        failure::Failure,
+        patience::Patience, //
+    },
     Device,
     Feature, //
 };
+
+/// How often it is looked whether a virtqueue is idle, in milliseconds.
+const LOOK_MS: i64 = 1;
 
 /// Who uses virtqueues, besides callbacks.
 #[derive(Clone, Copy)]
@@ -70,7 +77,47 @@ impl<'a> Virtqueues<'a> {
     ///
     /// [`ENOMEM`].
     pub fn detach(&self) -> Result<Detached, Failure> {
-        Detached::new(self.0).map_err(Failure::from)
+        Detached::new(self.0, |_| true).map_err(Failure::from)
+    }
+
+    /// Takes the callbacks of the virtqueues of that name away, as above, and waits for the work
+    /// that they have begun, as long as `patience` lasts: the last that it does is to add its
+    /// buffer again, and then there are `count` of them, or as many as there is room for. May
+    /// sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], those of [`Patience::check`], for which `why` is the reason if it is the
+    /// deadline, and [`EIO`] if a virtqueue is broken. The callbacks have been put back.
+    pub fn detach_idle(
+        &self,
+        name: &CStr,
+        count: u32,
+        patience: &Patience<'_>,
+        why: &'static str,
+    ) -> Result<Detached, Failure> {
+        // SAFETY: The virtqueue is valid, here and below.
+        let detached = Detached::new(self.0, |vq| unsafe { Self::is_named(vq, name) })?;
+        loop {
+            let mut idle = true;
+            self.for_each(|vq| {
+                // SAFETY: As above.
+                idle &= unsafe {
+                    !Self::is_named(vq, name)
+                        || Self::outstanding(vq)
+                            >= count.min(bindings::virtqueue_get_vring_size(vq))
+                };
+            });
+            if self.is_broken() {
+                return Err(Failure::new(EIO, "a virtqueue is broken"));
+            }
+            if idle {
+                return Ok(detached);
+            }
+            patience
+                .pause(Delta::from_millis(LOOK_MS))
+                .map_err(|failure| failure.because(ETIMEDOUT, why))?;
+        }
     }
 
     /// Closes the virtqueues, and waits for whoever adds buffers or notifies the device and has not
@@ -137,6 +184,23 @@ impl<'a> Virtqueues<'a> {
             }
         });
         idle
+    }
+
+    /// Calls `f` with the index of each virtqueue of that name that is not idle, as the handler of
+    /// an interrupt is called. Process context.
+    pub(super) fn for_each_busy(&self, name: &CStr, mut f: impl FnMut(u32)) {
+        // SAFETY: The pairing call is below.
+        unsafe { bindings::local_bh_disable() };
+        self.for_each(|vq| {
+            // SAFETY: The virtqueue is valid.
+            unsafe {
+                if Self::is_named(vq, name) && Self::outstanding(vq) != 0 {
+                    f((*vq).index);
+                }
+            }
+        });
+        // SAFETY: Bottom halves have been disabled above.
+        unsafe { bindings::local_bh_enable() };
     }
 
     /// Calls the callbacks of the virtqueues with such an index, whether something was used or not.
