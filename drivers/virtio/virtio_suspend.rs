@@ -22,12 +22,15 @@ mod input;
 mod net;
 #[path = "virtio_suspend/refused.rs"]
 mod refused;
+#[path = "virtio_suspend/scsi.rs"]
+mod scsi;
 
 static QUIESCERS: &[&dyn Quiescer] = &[
     &block::VirtioBlk,
     &entropy::VirtioRng,
     &input::VirtioInput,
     &net::VirtioNet,
+    &scsi::VirtioScsi,
 ];
 
 struct VirtioSuspend {

@@ -91,8 +91,4 @@ pub(crate) static REFUSED: &[Refused] = &[
         c"vmw_vsock_virtio_transport",
         "vmw_vsock_virtio_transport has work that nobody else can wait for, or set going again",
     ),
-    Refused::new(
-        c"virtio_scsi",
-        "virtio_scsi ends commands with an error, and has no quiescer yet",
-    ),
 ];
