@@ -38,6 +38,7 @@ TYPES = {
     "virtio_blk": (2, "drivers/block/virtio_blk"),
     "virtio_net": (1, "drivers/net/virtio_net"),
     "virtio_rng": (4, "drivers/char/hw_random/virtio-rng"),
+    "virtio_scsi": (8, "drivers/scsi/virtio_scsi"),
     "virtio_input": (18, "drivers/virtio/virtio_input"),
 }
 # Those that most tests are about.

@@ -7,13 +7,18 @@ against the rules. QEMU_CYCLES says how often a device is suspended, 25 times by
 kernel that is slow less often.
 """
 
+import contextlib
+import fcntl
 import os
 import random
+import struct
 import time
+from pathlib import Path
 
 import suspend_lib
 from qemu_lib import (
     Echo,
+    ask,
     cable,
     connect,
     entropy,
@@ -25,6 +30,7 @@ from qemu_lib import (
     no_failures,
     path_of,
     plain,
+    qmp,
     run,
     status,
     stream,
@@ -35,21 +41,28 @@ from suspend_lib import (
     BIT,
     PROMPT,
     SLOWNESS,
+    TIMEOUT_MS,
+    Child,
     Reader,
     case,
     expect,
     expect_errno,
     require,
     select_rng,
+    sh,
+    wait_for,
 )
 
 CYCLES = int(os.environ.get("QEMU_CYCLES", max(5, 25 // SLOWNESS)))
+SCSI_CYCLES = max(3, CYCLES // 4)
 # How often all devices are suspended at the same time.
 AT_ONCE = max(2, CYCLES // 5)
 suspend_lib.CASE_SECONDS += 4 * CYCLES * SLOWNESS
 suspend_lib.FILE_SECONDS += 10 * CYCLES * SLOWNESS
 # How long a device stays suspended, and runs in between, in seconds.
 SUSPENDED, RUNNING = (0.0, 0.05), (0.0, 0.1)
+# What has a logical unit reset (scsi/sg.h).
+SG_SCSI_RESET, SG_SCSI_RESET_DEVICE = 0x2284, 1
 # How often QEMU is asked, which takes longer than all else.
 ASKED = 0.3
 
@@ -62,14 +75,14 @@ def expect_counts(devices, before, times):
     no_failures(devices)
 
 
-def cycles(devices, moves=lambda: None):
-    """Suspends and resumes one of the devices at a time."""
+def cycles(devices, moves=lambda: None, count=CYCLES):
+    """Suspends and resumes one of the devices at a time, so often for each."""
     seed = random.randrange(1 << 32)
     print(f"# seed {seed}")
     choose = random.Random(seed)
     times = dict.fromkeys(devices, 0)
     before = {name: dev.counts() for name, dev in devices.items()}
-    for number in range(CYCLES * len(devices)):
+    for number in range(count * len(devices)):
         name = choose.choice(list(devices))
         devices[name].request("suspend")
         expect(devices[name].state, "suspended", f"state of {name}")
@@ -192,6 +205,102 @@ def kernel_at_once():
         flow.finish()
         echo.finish()
         expect(missing(), 0, "lost pings")
+
+
+@contextlib.contextmanager
+def scsi():
+    """The kernel's virtio_scsi, and the file of its one disk."""
+    sh("modprobe", "sd_mod")
+    with extended("virtio_scsi") as devices:
+        dev = devices["scsi0"]
+        yield dev, wait_for(lambda: disk_at(dev, 0), "there is a SCSI disk", 10 * PROMPT)
+
+
+def disk_at(dev, target):
+    """The file of a SCSI disk; None if there is none."""
+    found = list(dev.path.glob(f"host*/target*/*:0:{target}:0/block/*"))
+    return f"/dev/{found[0].name}" if found else None
+
+
+@case(f"the kernel's virtio_scsi: {SCSI_CYCLES} cycles under load: no byte is different")
+def kernel_scsi():
+    with scsi() as (dev, disk), judged(virtio_scsi=SCSI_CYCLES), disk_load(disk):
+        cycles({"scsi0": dev}, count=SCSI_CYCLES)
+
+
+@case("the kernel's virtio_scsi: a suspend that takes too long: it is taken back, and all goes on")
+def scsi_too_long():
+    limits = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+    limits["id"] = "disk3"
+    with scsi() as (dev, disk), judged(virtio_scsi=1):
+        with disk_load(disk):
+            dev.write("timeout_ms", "300")
+            # So few requests a second that there are always some in process.
+            ask("qmp", command="block_set_io_throttle", arguments=limits | {"iops": 1})
+            try:
+                expect_errno("ETIMEDOUT", "suspend", dev.request, "suspend")
+                expect(dev.read("last_error"), "ETIMEDOUT commands were not finished in time", "why")
+                expect(dev.state, "running", "state")
+                expect(suspended(), set(), "what is suspended, says QEMU")
+            finally:
+                ask("qmp", command="block_set_io_throttle", arguments=limits)
+        dev.write("timeout_ms", str(4 * TIMEOUT_MS))
+        with disk_load(disk):
+            dev.request("suspend")
+            expect(suspended(), {"scsi0"}, "what is suspended, says QEMU")
+            dev.request("resume")
+
+
+@case("the kernel's virtio_scsi: resets and scans wait while it is suspended, and are answered then")
+def scsi_asked():
+    with scsi() as (dev, disk), judged(virtio_scsi=2):
+        file = os.open(disk, os.O_RDONLY)
+        host = next(dev.path.glob("host*")).name
+        scan = Path("/sys/class/scsi_host", host, "scan")
+
+        def reset():
+            fcntl.ioctl(file, SG_SCSI_RESET, struct.pack("i", SG_SCSI_RESET_DEVICE))
+
+        reset()
+        dev.request("suspend")
+        asked = [Child(reset), Child(scan.write_text, "- - -"), Child(os.pread, file, 4096, 0)]
+        # Disks are put to sleep by commands.
+        sleep = Path("/sys/power/state")
+        expect_errno("EBUSY", "a sleep of the system", sleep.write_text, "freeze")
+        time.sleep(0.3)
+        expect([child.poll() for child in asked], [None] * 3, "what has ended while suspended")
+        dev.request("resume")
+        for child in asked:
+            expect(child.errno(10 * PROMPT, "who waited goes on"), "success", "what was asked")
+        # Whoever is killed does not wait.
+        dev.request("suspend")
+        killed = Child(reset)
+        time.sleep(0.1)
+        expect(killed.poll(), None, "a reset while suspended")
+        killed.kill()
+        expect(dev.state, "suspended", "state")
+        dev.request("resume")
+        with disk_load(disk):
+            os.close(file)
+
+
+@case("the kernel's virtio_scsi: a disk comes while suspended, and goes: both are seen after it")
+def scsi_hotplug():
+    with scsi() as (dev, _disk), judged(virtio_scsi=2):
+        qmp("blockdev-add", driver="null-co", node_name="late", size=1 << 20)
+        dev.request("suspend")
+        qmp("device_add", driver="scsi-hd", bus="scsi0.0", id="late", drive="late", scsi_id=1)
+        time.sleep(0.2)
+        expect(disk_at(dev, 1), None, "a disk while suspended")
+        dev.request("resume")
+        wait_for(lambda: disk_at(dev, 1), "the disk is seen", 10 * PROMPT)
+        dev.request("suspend")
+        qmp("device_del", id="late")
+        time.sleep(0.2)
+        require(disk_at(dev, 1), "the disk is gone while suspended")
+        dev.request("resume")
+        wait_for(lambda: not disk_at(dev, 1), "it is seen that the disk is gone", 10 * PROMPT)
+        qmp("blockdev-del", node_name="late")
 
 
 @case("a device that does not offer it works, and is not suspended")

@@ -43,7 +43,7 @@ from suspend_lib import (
     wait_for,
 )
 
-TYPES = {"virtio_net": 1, "virtio_blk": 2, "virtio_rng": 4}
+TYPES = {"virtio_net": 1, "virtio_blk": 2, "virtio_rng": 4, "virtio_scsi": 8}
 # A disk that offers no SUSPEND.
 PLAIN = "disk2"
 MACS = {f"52:54:00:00:00:0{number}": f"net{number}" for number in range(3)}
@@ -170,6 +170,8 @@ def _id_of(name):
     path = BUS / name
     if name in _of_type(TYPES["virtio_rng"]):
         return "rng0"
+    if name in _of_type(TYPES["virtio_scsi"]):
+        return "scsi0"
     for serial in path.glob("block/*/serial"):
         return serial.read_text().strip()
     for address in path.glob("net/*/address"):

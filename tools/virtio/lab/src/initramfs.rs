@@ -108,12 +108,14 @@ const MODULES: &[&str] = &[
     "button",
     "evdev",
     "ext4",
+    "sd_mod",
     "virtio_blk",
     "virtio_console",
     "virtio_input",
     "virtio_mmio",
     "virtio_net",
     "virtio-rng",
+    "virtio_scsi",
 ];
 
 /// Where file systems are mounted, and what has to be there for the tests.

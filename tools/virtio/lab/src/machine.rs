@@ -46,7 +46,7 @@ impl Machine {
     /// The arguments that give QEMU its devices, of which the disks are in a directory.
     ///
     /// A source of entropy; three disks, of which the second has a thread of its own where that can
-    /// be, and the third offers no SUSPEND; a network device to the host, and two on a cable. On PCI
+    /// be, and the third offers no SUSPEND; a SCSI host with a disk; a network device to the host, and two on a cable. On PCI
     /// the first two disks are behind ports of their own, because only there has a function a power
     /// management capability. The first keeps its state while it is in D3hot (No_Soft_Reset).
     pub fn devices(self, disks: &Path) -> Vec<String> {
@@ -73,6 +73,10 @@ impl Machine {
         let mut add = |words: [String; 2]| args.extend(words);
         add(["-global", "virtio-mmio.force-legacy=false"].map(str::to_string));
         add(["-global", "virtio-mmio.ioeventfd=off"].map(str::to_string));
+        if !on_pci {
+            // SeaBIOS drives virtio-scsi there, and clears bits of its status, which the judge sees.
+            add(["-bios", "qboot.rom"].map(str::to_string));
+        }
         add(["-object", "iothread,id=thread"].map(str::to_string));
         for Disk { name, format, .. } in DISKS {
             let file = format!("file.driver=file,file.filename={disks}/{name}");
@@ -102,6 +106,11 @@ impl Machine {
             "blk",
             "suspend=off,id=disk2,drive=disk2,serial=disk2",
         ));
+        add(device("scsi", &format!("id=scsi0,num_queues=2{seen}")));
+        add([
+            "-device".into(),
+            "scsi-hd,bus=scsi0.0,id=disk3,drive=disk3,serial=disk3".into(),
+        ]);
         add(["-netdev", "user,id=user0"].map(str::to_string));
         add(device(
             "net",
@@ -133,7 +142,7 @@ pub struct Disk {
 }
 
 /// The second one can hold snapshots.
-pub const DISKS: [Disk; 3] = [
+pub const DISKS: [Disk; 4] = [
     Disk {
         name: "disk0",
         format: "raw",
@@ -148,6 +157,11 @@ pub const DISKS: [Disk; 3] = [
         name: "disk2",
         format: "raw",
         size: 4 << 20,
+    },
+    Disk {
+        name: "disk3",
+        format: "raw",
+        size: 32 << 20,
     },
 ];
 
@@ -164,13 +178,13 @@ mod tests {
             } else {
                 "-device,"
             };
-            assert_eq!(args.matches("x-suspend-judge=on").count(), 7, "{args}");
-            assert_eq!(args.matches("suspend=1.4").count(), 6, "{args}");
-            assert_eq!(args.matches(transport).count(), 7, "{args}");
+            assert_eq!(args.matches("x-suspend-judge=on").count(), 8, "{args}");
+            assert_eq!(args.matches("suspend=1.4").count(), 7, "{args}");
+            assert_eq!(args.matches(transport).count(), 8, "{args}");
             let packed = machine.suite().ends_with("packed");
             assert_eq!(
                 args.matches("packed=on").count(),
-                if packed { 7 } else { 0 },
+                if packed { 8 } else { 0 },
                 "{args}"
             );
             let ports = if machine.is_pci() { 2 } else { 0 };
