@@ -263,7 +263,7 @@ def scsi_asked():
 
         reset()
         dev.request("suspend")
-        asked = [Child(reset), Child(scan.write_text, "- - -"), Child(os.pread, file, 4096, 0)]
+        asked = [Child(reset), Child(scan.write_text, "0 1 0"), Child(os.pread, file, 4096, 0)]
         # Disks are put to sleep by commands.
         sleep = Path("/sys/power/state")
         expect_errno("EBUSY", "a sleep of the system", sleep.write_text, "freeze")
