@@ -151,15 +151,20 @@ pub trait Gate: Send {
     /// more. It must not go on, but whoever waits for the device is to be told. May sleep.
     fn abandon(&mut self);
 
-    /// Whether the driver stays stopped while the system goes to sleep: if what it does to prepare
-    /// for that lets it go on, the system must not sleep now.
-    fn outlasts_sleep(&self) -> bool;
+    /// Returns whether the system can sleep meanwhile.
+    fn system_sleep(&self) -> SystemSleep;
+}
 
-    /// Whether the system can't go to sleep meanwhile, whatever becomes of the device: there is
-    /// something below the driver that needs the device for that.
-    fn bars_sleep(&self) -> bool {
-        false
-    }
+/// Whether the system can sleep while a driver is stopped.
+#[derive(Clone, Copy)]
+pub enum SystemSleep {
+    /// It can: the driver stays stopped, whatever is done to the device.
+    Allowed,
+    /// Only if the device keeps its state: what the driver does to prepare for a reset lets it go
+    /// on.
+    IfKept,
+    /// Not at all: something below the driver needs the device for that.
+    Barred,
 }
 
 /// A driver that no quiescer can stop, and the reason.

@@ -32,6 +32,7 @@ use super::{
     Foreign,
     Gate,
     Quiescer,
+    SystemSleep,
     Virtqueues, //
 };
 use crate::{
@@ -263,32 +264,32 @@ impl Binding {
     pub(super) fn freeze(&self, dev: &Device) -> Result {
         self.controller.prepare_to_sleep()?;
         // From here on nobody asks for a suspend.
-        let gated = self.gated.lock();
-        let barred = gated.as_ref().is_some_and(|gated| gated.gate.bars_sleep());
-        drop(gated);
-        if self.may_keep_state(dev) && !barred {
-            return Ok(());
-        }
-        self.check_gate(dev)
+        self.check_gate(dev, self.may_keep_state(dev))
     }
 
-    /// Looks whether the driver of a suspended device would go on if the transport resets the
-    /// device for the sleep of the system.
+    /// Looks whether the system can sleep while the driver of a suspended device is stopped, and
+    /// the device keeps its state, or the transport resets it.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if it would.
-    fn check_gate(&self, dev: &Device) -> Result {
-        match &*self.gated.lock() {
-            Some(gated) if !gated.gate.outlasts_sleep() => {
-                dev_err!(
-                    dev,
-                    "the system can't sleep while this is suspended: resume it\n"
-                );
-                Err(EBUSY)
-            }
-            _ => Ok(()),
+    /// [`EBUSY`] if it can't.
+    fn check_gate(&self, dev: &Device, keeps_state: bool) -> Result {
+        let can_sleep = match &*self.gated.lock() {
+            None => true,
+            Some(gated) => match gated.gate.system_sleep() {
+                SystemSleep::Allowed => true,
+                SystemSleep::IfKept => keeps_state,
+                SystemSleep::Barred => false,
+            },
+        };
+        if can_sleep {
+            return Ok(());
         }
+        dev_err!(
+            dev,
+            "the system can't sleep while this is suspended: resume it\n"
+        );
+        Err(EBUSY)
     }
 
     /// A binding that the others know nothing of yet is like them.
@@ -421,9 +422,7 @@ impl Operations for Binding {
         let module = ModuleRef::get(self.module)
             .ok_or(Failure::new(ENODEV, "virtio_suspend is being unloaded"))?;
         let queues = Virtqueues::of(dev);
-        if queues.is_broken() {
-            return Err(Failure::new(EIO, "a virtqueue is broken"));
-        }
+        queues.check()?;
 
         let fate = self.controller.fate();
         fate.take_operating();

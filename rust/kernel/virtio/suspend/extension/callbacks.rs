@@ -37,7 +37,8 @@ use kernel::{
 
 use super::{
     virtqueues::for_each,
-    Gate, //
+    Gate,
+    SystemSleep, //
 };
 use crate::{
     bindings::{
@@ -219,9 +220,9 @@ impl Gate for Detached {
     /// There are no virtqueues.
     fn abandon(&mut self) {}
 
-    fn outlasts_sleep(&self) -> bool {
+    fn system_sleep(&self) -> SystemSleep {
         // The driver deletes the virtqueues, and sets up others, with callbacks.
-        true
+        SystemSleep::Allowed
     }
 }
 

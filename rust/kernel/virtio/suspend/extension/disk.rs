@@ -11,6 +11,7 @@ use super::{
     child::Child,
     Foreign,
     Gate,
+    SystemSleep,
     Virtqueues, //
 };
 use crate::{
@@ -104,9 +105,7 @@ impl Disk {
             let left = unsafe { bindings::blk_mq_freeze_queue_wait_timeout(self.queue(), slice) };
             // What the device has finished last may be what has broken it, which can't be seen any
             // more when the virtqueues are closed.
-            if queues.is_broken() {
-                return Err(Failure::new(EIO, "a virtqueue is broken"));
-            }
+            queues.check()?;
             if left > 0 {
                 return Ok(());
             }
@@ -134,9 +133,9 @@ impl Gate for FrozenDisk {
         }
     }
 
-    fn outlasts_sleep(&self) -> bool {
+    fn system_sleep(&self) -> SystemSleep {
         // The driver freezes and quiesces the queue, too, both of which are counted.
-        true
+        SystemSleep::Allowed
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     front::Inside,
     Foreign,
     Gate,
+    SystemSleep,
     Users,
     Virtqueues, //
 };
@@ -130,9 +131,9 @@ impl Gate for HeldSource {
         self.source = None;
     }
 
-    fn outlasts_sleep(&self) -> bool {
+    fn system_sleep(&self) -> SystemSleep {
         // The driver unregisters the source, and registers another.
-        false
+        SystemSleep::IfKept
     }
 }
 

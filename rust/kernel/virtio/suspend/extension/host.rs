@@ -52,8 +52,10 @@ use super::{
     callbacks::Detached,
     child::Child,
     front::Inside,
+    virtqueues::LOOK_MS,
     Foreign,
     Gate,
+    SystemSleep,
     Users,
     Virtqueues, //
 };
@@ -74,9 +76,6 @@ use crate::{
     sync::Completion,
     Device, //
 };
-
-/// How often it is looked whether a host is idle, in milliseconds.
-const LOOK_MS: i64 = 1;
 
 /// How long whoever waits for a host waits before looking again, in milliseconds.
 const SLICE_MS: Msecs = 10_000;
@@ -384,9 +383,7 @@ impl HeldHost {
         loop {
             let idle = names.iter().all(|name| queues.is_idle(name));
             // What the device has finished last may be what has broken it.
-            if queues.is_broken() {
-                return Err(Failure::new(EIO, "a virtqueue is broken"));
-            }
+            queues.check()?;
             if self.hold.over.is_done() {
                 return Err(Failure::new(EBUSY, "the system goes down"));
             }
@@ -416,13 +413,9 @@ impl Gate for HeldHost {
         unsafe { bindings::scsi_host_set_offline(self.hold.host.as_raw()) };
     }
 
-    fn outlasts_sleep(&self) -> bool {
+    fn system_sleep(&self) -> SystemSleep {
         // The disks are put to sleep by commands.
-        false
-    }
-
-    fn bars_sleep(&self) -> bool {
-        true
+        SystemSleep::Barred
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     child::Child,
     Foreign,
     Gate,
+    SystemSleep,
     Virtqueues, //
 };
 use crate::{
@@ -191,9 +192,13 @@ impl Gate for HeldInterface {
         }
     }
 
-    fn outlasts_sleep(&self) -> bool {
-        // When the system is awake the driver makes the interface present before it is let go here.
-        self.hold.is_none()
+    fn system_sleep(&self) -> SystemSleep {
+        match self.hold {
+            None => SystemSleep::Allowed,
+            // When the system is awake the driver makes the interface present before it is let go
+            // here.
+            Some(_) => SystemSleep::IfKept,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How often it is looked whether a virtqueue is idle, in milliseconds.
-const LOOK_MS: i64 = 1;
+pub(super) const LOOK_MS: i64 = 1;
 
 /// Who uses virtqueues, besides callbacks.
 #[derive(Clone, Copy)]
@@ -108,9 +108,7 @@ impl<'a> Virtqueues<'a> {
                             >= count.min(bindings::virtqueue_get_vring_size(vq))
                 };
             });
-            if self.is_broken() {
-                return Err(Failure::new(EIO, "a virtqueue is broken"));
-            }
+            self.check()?;
             if idle {
                 return Ok(detached);
             }
@@ -118,6 +116,18 @@ impl<'a> Virtqueues<'a> {
                 .pause(Delta::from_millis(LOOK_MS))
                 .map_err(|failure| failure.because(ETIMEDOUT, why))?;
         }
+    }
+
+    /// Looks whether they can still be used. Process context.
+    ///
+    /// # Errors
+    ///
+    /// [`EIO`] if one of them is broken.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.is_broken() {
+            return Err(Failure::new(EIO, "a virtqueue is broken"));
+        }
+        Ok(())
     }
 
     /// Closes the virtqueues, and waits for whoever adds buffers or notifies the device and has not

@@ -167,7 +167,7 @@ impl Binding {
                 return Err(failure.error);
             }
             Bedtime::NotGated(_) | Bedtime::Awake => {
-                self.check_gate(dev)?;
+                self.check_gate(dev, false)?;
                 return match transport {
                     TransportSleep::Nothing => self.stop(dev),
                     _ => Ok(()),
