@@ -23,11 +23,8 @@ import time
 import zlib
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-for place in (HERE.parent / "kselftest", HERE / "../../kselftest"):
-    sys.path.append(str(place))
-
-import ksft  # noqa: E402
+from sleep_lib import tell
+from suspend_lib import Fail, ksft, require, wait_for
 
 COMMAND = os.environ.get("VIRTIO_SUSPEND_COMMAND", "/virtio-suspend")
 CYCLES = os.environ.get("ROOT_CYCLES", "1").split()
@@ -46,22 +43,6 @@ LOADS = ("memory", "cache", "sync 0", "sync 1")
 # Of the watchdog, in seconds: GRACE of hold.rs.
 GRACE = 5
 HELD_FOR = 0.3
-
-
-class Fail(Exception):
-    """A test has failed."""
-
-
-def require(condition, what):
-    if not condition:
-        raise Fail(what)
-
-
-def wait_for(condition, what, within=PATIENCE):
-    end = time.monotonic() + within
-    while not condition():
-        require(time.monotonic() < end, f"not in {within} s: {what}")
-        time.sleep(0.01)
 
 
 # The loads. Each is a process that counts, in memory shared with all, what it has done and found right.
@@ -250,8 +231,8 @@ class Guest:
             Path(f"/proc/sys/vm/{name}").write_text(str(value))
         for index, kind in enumerate((Memory, Cache, Sync, Sync)):
             self.loads[index] = kind(index, self.counts).start()
-        wait_for(lambda: all(self.done()), "all loads are under way")
-        wait_for(lambda: self.swapped() > SWAPPED, "swap is in use")
+        wait_for(lambda: all(self.done()), "all loads are under way", PATIENCE)
+        wait_for(lambda: self.swapped() > SWAPPED, "swap is in use", PATIENCE)
 
     def done(self):
         return struct.unpack_from(f"<{len(LOADS)}Q", self.counts)
@@ -270,7 +251,7 @@ class Guest:
         """Each load does more than it did."""
         before = self.done()
         wait_for(lambda: all(now > then + 1 for now, then in zip(self.done(), before)),
-                 f"all loads go on: {before}")  # fmt: skip
+                 f"all loads go on: {before}", PATIENCE)  # fmt: skip
         for index, pid in self.loads.items():
             require(os.waitpid(pid, os.WNOHANG) == (0, 0), f"{LOADS[index]} has ended")
 
@@ -284,20 +265,13 @@ class Guest:
         subprocess.run(["swapoff", SWAP], check=True)
 
     def suspended(self, process):
-        wait_for(lambda: self.state() == "suspended" or process.poll() is not None, "it is suspended")
+        wait_for(lambda: self.state() == "suspended" or process.poll() is not None,
+                 "it is suspended", PATIENCE)  # fmt: skip
         require(process.poll() is None, f"the command has ended with {process.poll()}")
         self.look_at_memory()
 
     def running(self, within=PATIENCE):
         wait_for(lambda: self.state() == "running", "it runs again", within)
-
-
-def tell(text):
-    """Tells who plays the host. What is printed is held back by kselftest's runner until more comes, if there
-    is no perl.
-    """
-    with open(os.environ["SUSPEND_WAKER"], "w", encoding="ascii") as terminal:
-        terminal.write(f"# # {text}\n")
 
 
 def command(*words):
@@ -346,9 +320,11 @@ def host_gone(guest):
     (port,) = glob.glob("/dev/vport*")
     before = guest.number("suspends")
     process = command("serve", "vda", "--port", port, "--at-most", "1h")
+    # What is printed is held back by kselftest's runner until more comes, if there is no perl.
     tell("host: suspend")
     # It may run again before anybody has looked.
-    wait_for(lambda: guest.number("suspends") > before or process.poll() is not None, "it is suspended")
+    wait_for(lambda: guest.number("suspends") > before or process.poll() is not None,
+             "it is suspended", PATIENCE)  # fmt: skip
     require(process.poll() is None, f"the command has ended with {process.poll()}")
     guest.look_at_memory()
     guest.running()

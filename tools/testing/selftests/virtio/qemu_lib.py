@@ -55,8 +55,8 @@ LONG = 60.0 * SLOWNESS * SHARE
 # For so long after a hop QEMU asks the guest to announce itself (five times, the last one after 1.25 s),
 # and so long does an interface take that has been resumed for it.
 ANNOUNCING, RESUMED = 2.5 * SLOWNESS * SHARE, 0.5 * SLOWNESS * SHARE
-# When the guest was moved, in a case.
-_hops = []
+# When the guest was moved for the last time, in a case.
+_moved = None
 
 # A case moves its guest several times.
 suspend_lib.CASE_SECONDS *= 6
@@ -140,9 +140,10 @@ def judged(**suspends):
 
 def hop(**how):
     """The guest goes on in another QEMU, whose judge begins anew."""
+    global _moved
     no_violations()
     told = ask("hop", **how)
-    _hops.append(time.monotonic())
+    _moved = time.monotonic()
     return told
 
 
@@ -152,9 +153,10 @@ def _announced():
     Until then no interface is closed: virtio_net of Linux 7.3 does that with RTNL held, and waits for
     its work, which waits for RTNL to announce it.
     """
-    if _hops:
-        time.sleep(max(_hops[-1] + ANNOUNCING - time.monotonic(), RESUMED))
-        _hops.clear()
+    global _moved
+    if _moved is not None:
+        time.sleep(max(_moved + ANNOUNCING - time.monotonic(), RESUMED))
+        _moved = None
 
 
 # Devices and drivers.

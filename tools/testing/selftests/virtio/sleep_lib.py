@@ -46,8 +46,8 @@ PART = 1 << 20
 ATTEMPTS = 5
 
 
-def _tell(text):
-    """Tells who wakes the machine, who has read it all by then."""
+def tell(text):
+    """Tells who wakes the machine, or plays the host, who has read it all by then."""
     fd = os.open(os.environ["SUSPEND_WAKER"], os.O_WRONLY | os.O_NOCTTY)
     try:
         os.write(fd, f"# # {text}\n".encode())
@@ -139,7 +139,7 @@ def _bridge_is_kept():
 
 def _try(mode):
     """Has the system sleep; returns the name of the error if it does not."""
-    _tell(f"sleep: {mode}")
+    tell(f"sleep: {mode}")
     said = "did not sleep"
     try:
         with _bridge_is_kept():
@@ -148,7 +148,7 @@ def _try(mode):
     except OSError as error:
         return errno_name(error.errno)
     finally:
-        _tell(f"awake: {said}")
+        tell(f"awake: {said}")
     return None
 
 
@@ -206,13 +206,13 @@ def hibernate(disk, way):
     (POWER / "image_size").write_text("0")
     (POWER / "disk").write_text(way)
     with Log() as log:
-        _tell(f"sleep: disk {disk}")
+        tell(f"sleep: disk {disk}")
         said = "did not sleep"
         try:
             (POWER / "state").write_text("disk")
             said = "slept"
         finally:
-            _tell(f"awake: {said}")
+            tell(f"awake: {said}")
         text = log.text()
     require("PM: hibernation: hibernation entry" in text, f"there was no hibernation: {text}")
     require("PM: hibernation: hibernation exit" in text, f"it did not end: {text}")

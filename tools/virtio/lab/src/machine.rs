@@ -46,9 +46,10 @@ impl Machine {
     /// The arguments that give QEMU its devices, of which the disks are in a directory.
     ///
     /// A source of entropy; three disks, of which the second has a thread of its own where that can
-    /// be, and the third offers no SUSPEND; a SCSI host with a disk; a network device to the host, and two on a cable. On PCI
-    /// the first two disks are behind ports of their own, because only there has a function a power
-    /// management capability. The first keeps its state while it is in D3hot (No_Soft_Reset).
+    /// be, and the third offers no SUSPEND; a SCSI host with a disk; a network device to the host, and
+    /// two on a cable. On PCI the first two disks are behind ports of their own, because only there
+    /// has a function a power management capability. The first keeps its state while it is in D3hot
+    /// (No_Soft_Reset).
     pub fn devices(self, disks: &Path) -> Vec<String> {
         let disks = disks.display();
         let on_pci = self.is_pci();
