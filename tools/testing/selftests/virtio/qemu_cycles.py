@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import suspend_lib
+from blk_lib import blocked
 from qemu_lib import (
     Echo,
     ask,
@@ -267,16 +268,16 @@ def scsi_asked():
         # Disks are put to sleep by commands.
         sleep = Path("/sys/power/state")
         expect_errno("EBUSY", "a sleep of the system", sleep.write_text, "freeze")
-        time.sleep(0.3)
-        expect([child.poll() for child in asked], [None] * 3, "what has ended while suspended")
+        blocked(asked[0])
+        for child in asked[1:]:
+            blocked(child, 0)
         dev.request("resume")
         for child in asked:
             expect(child.errno(10 * PROMPT, "who waited goes on"), "success", "what was asked")
         # Whoever is killed does not wait.
         dev.request("suspend")
         killed = Child(reset)
-        time.sleep(0.1)
-        expect(killed.poll(), None, "a reset while suspended")
+        blocked(killed)
         killed.kill()
         expect(dev.state, "suspended", "state")
         dev.request("resume")
